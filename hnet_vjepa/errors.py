@@ -1,0 +1,17 @@
+"""Errors whose message is meant for the person at the keyboard or the client on the wire."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user gave is wrong and can be put right.
+
+    The message is one line: what is wrong, where, and what is allowed. The command line prints it and exits
+    with status 2; the service answers with a 4xx that carries it. Anything that is not a UserError is a bug.
+    """
+
+
+def one_of(what: str, given: object, allowed: object) -> UserError:
+    """Build the error for a choice that does not exist: ``unknown task 'x'; choose one of: a, b``."""
+    names = ", ".join(str(name) for name in allowed) if isinstance(allowed, list | tuple | set | dict) else str(allowed)
+    return UserError(f"unknown {what} '{given}'; choose one of: {names}")

@@ -1,0 +1,113 @@
+"""What a planner is asked and what it answers: the contract between the world model and those who use its plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnet_vjepa.specs import ActionSpec, CameraSpec
+
+
+@dataclass(frozen=True)
+class ImageGoal:
+    """Reach the state that this picture shows. ``frame``: H x W x 3 uint8, from the robot's own camera."""
+
+    frame: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TextGoal:
+    """Reach a state of which this sentence is true."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class LabelGoal:
+    """Reach a state in which all of these labels hold."""
+
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LatentGoal:
+    """Reach a stored planning state. ``state``: S x d float32, as PlanResult.state gave it."""
+
+    state: NDArray[np.float32]
+
+
+Goal = ImageGoal | TextGoal | LabelGoal | LatentGoal
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How hard the search works. Raises nothing itself; hnet_vjepa.planning.cem checks the values."""
+
+    candidates: int = 64
+    iterations: int = 5
+    horizon: int = 4
+    elites: int = 8
+
+
+@dataclass(frozen=True)
+class PlanQuery:
+    """One question: where the robot is, where it shall go, and how long the answer may take."""
+
+    frames: NDArray[np.uint8]  # T x H x W x 3, oldest first, the last one is now
+    goal: Goal
+    seed: int = 0
+    previous_actions: NDArray[np.float32] | None = None  # H x dim, the last plan, to start the search from
+    deadline: float | None = None  # time.monotonic() at which the best plan so far must be given
+    search: SearchSettings | None = None  # None: the checkpoint's own
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """The best action sequence found, in the robot's own units, and what the model expects of it."""
+
+    actions: NDArray[np.float32]  # H x dim; all zero when the goal is reached
+    energies: NDArray[np.float32]  # H, the energy to the goal after each action
+    energy_now: float
+    reached: bool
+    iterations: int
+    state: NDArray[np.float32]  # S x d, the planning state now
+    timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a client must know of a loaded model to talk to it."""
+
+    name: str
+    camera: CameraSpec
+    action: ActionSpec
+    phases: tuple[str, ...]  # trained, in order
+    goals: tuple[str, ...]  # of image, text, label, latent
+    labels: tuple[str, ...]
+    history: int  # frames of past that the encoder can use; more are ignored
+    state_shape: tuple[int, int]
+    search: SearchSettings
+    parameters: int
+    fingerprint: str  # of the checkpoint
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class Planner(Protocol):
+    """Anything that answers plan queries in batches. ``hnet_vjepa.planning.planner.load_planner`` makes the real one."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is."""
+        ...
+
+    def check(self, query: PlanQuery) -> None:
+        """Raise UserError when a query can not be answered (wrong image, unknown label, goal kind not trained)."""
+        ...
+
+    def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
+        """Answer all queries, together in one batch, in their order. Raises UserError as ``check`` does."""
+        ...
