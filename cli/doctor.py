@@ -1,0 +1,7 @@
+"""``hnet doctor``."""
+
+from __future__ import annotations
+
+
+def doctor() -> None:
+    """Not written yet."""

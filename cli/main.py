@@ -1,0 +1,37 @@
+"""The ``hnet`` command: every sub-command parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli import data, doctor, evaluate, serve, sims, train
+from hnet_vjepa.errors import UserError
+
+app = typer.Typer(
+    name="hnet",
+    help="Train a world model on recorded robot episodes, serve plans over HTTP, and check them in simulation.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(sims.app, name="sims")
+app.command("train")(train.train)
+app.command("serve")(serve.serve)
+app.command("evaluate")(evaluate.evaluate)
+app.command("doctor")(doctor.doctor)
+
+
+def run() -> None:
+    """Entry point: one clear line and exit status 2 for what the user can put right; 130 when interrupted."""
+    try:
+        app()
+    except UserError as error:
+        print(f"hnet: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("hnet: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
