@@ -1,0 +1,114 @@
+"""Collecting episodes of a simulated robot into a store, in parallel, the same bytes whatever the number of workers."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hnet_vjepa.data.store import Episode, StoreInfo, create_store, write_shard
+from hnet_vjepa.errors import UserError
+from sims.language import captions, motion_labels, position_labels
+from sims.registry import get_task
+from sims.rendering import Backend, assume, backend
+from sims.seeds import episode_seed, generator
+from sims.task import Simulation, Task, scatter
+
+SHARD_EPISODES = 25
+
+
+def store_info(task: Task, episodes: int, seed: int, drawn_with: Backend) -> StoreInfo:
+    """Describe the store that ``collect`` makes."""
+    return StoreInfo(
+        source=task.name,
+        camera=task.camera,
+        action=task.action,
+        shards=-(-episodes // SHARD_EPISODES),
+        states=task.states,
+        labels=task.labels,
+        settings={
+            "seed": seed,
+            "episodes": episodes,
+            "frames": task.collect_frames,
+            "domain": "collect",
+            "renderer": drawn_with,
+        },
+    )
+
+
+def record(task: Task, simulation: Simulation, seed: int, index: int) -> Episode:
+    """Record one episode: a seeded walk to a random start, then ``task.collect_frames`` frames of the data policy."""
+    rng = generator(seed)
+    words = rng.spawn(1)[0]  # so that another phrasing never changes what the robot does
+    simulation.reset()
+    scatter(task, simulation, rng)
+    act = task.data_policy(rng)
+    frames, states, actions = [simulation.frame()], [simulation.state()], []
+    for _ in range(task.collect_frames - 1):
+        action = np.clip(act(states[-1]), task.action.low, task.action.high).astype(np.float32)
+        simulation.step(action)
+        actions.append(action)
+        frames.append(simulation.frame())
+        states.append(simulation.state())
+    places = [task.place(state) for state in states]
+    pairs = list(zip([None, *places[:-1]], places, strict=True))
+    true_labels = [{*position_labels(now), *motion_labels(before, now)} for before, now in pairs]
+    return Episode(
+        index=index,
+        seed=seed,
+        frames=np.stack(frames),
+        actions=np.stack(actions),
+        captions=tuple(captions(before, now, words) for before, now in pairs),
+        states=np.stack(states),
+        labels=np.array([[name in true for name in task.labels] for true in true_labels], np.uint8),
+    )
+
+
+@functools.cache
+def _simulation(task_name: str) -> Simulation:
+    return get_task(task_name).open()  # one per process: making one takes longer than an episode
+
+
+def _write_shard(number: int, task_name: str, seed: int, info: StoreInfo, out: Path) -> int:
+    task, total = get_task(task_name), int(info.settings["episodes"])
+    indices = range(number * SHARD_EPISODES, min(total, (number + 1) * SHARD_EPISODES))
+    simulation = _simulation(task_name)
+    write_shard(out, number, info, [record(task, simulation, episode_seed("collect", seed, i), i) for i in indices])
+    return len(indices)
+
+
+def collect(
+    task_name: str, episodes: int, seed: int, out: Path, workers: int | None = None, progress: bool = True
+) -> Path:
+    """Collect ``episodes`` episodes of a task into the store ``out`` and return ``out``.
+
+    Every episode depends on the task, ``seed`` and its own number only. An interrupted collection is taken up where it
+    stopped. ``workers``: processes, by default one per CPU core.
+    Raises UserError for an unknown task, a bad number, or a directory that holds something else.
+    """
+    task = get_task(task_name)
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; it must be at least 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; it must be at least 1")
+    episode_seed("collect", seed, episodes - 1)
+    drawn_with = backend()
+    info = store_info(task, episodes, seed, drawn_with)
+    missing = sorted(set(range(info.shards)) - create_store(out, info))
+    write = functools.partial(_write_shard, task_name=task_name, seed=seed, info=info, out=out)
+    processes = min(workers or os.cpu_count() or 1, len(missing))
+    with tqdm(total=episodes, unit="episode", disable=not progress) as bar:
+        bar.update(episodes - sum(min(SHARD_EPISODES, episodes - n * SHARD_EPISODES) for n in missing))
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")  # a forked graphics context does not work
+            with context.Pool(processes, initializer=assume, initargs=(drawn_with,)) as pool:
+                for count in pool.imap_unordered(write, missing):
+                    bar.update(count)
+        else:
+            for number in missing:
+                bar.update(write(number))
+    return out

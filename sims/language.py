@@ -1,0 +1,122 @@
+"""Sentences and labels that say where the gripper is in the picture and how it moves in it.
+
+Everything is as seen in the picture: left, right, high and low are the picture's; near and far count along the ground,
+away from the camera. Positions are first scaled so that the workspace spans -1 to 1 in each of the three directions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+POSITION_LABELS = ("left", "centre", "right", "high", "middle", "low", "near", "far")
+MOTION_LABELS = ("moving-left", "moving-right", "moving-up", "moving-down", "still")
+LABELS = POSITION_LABELS + MOTION_LABELS
+
+BAND = 0.28  # half width of 'centre' and 'middle': about half of the workspace
+EXTREME = 0.75  # beyond this, 'far left' may be said
+MOVES = 0.08  # a twelfth of the half width, about one pixel of 64
+STILL = 0.04
+
+NEAR_WORDS = ("near the camera", "close to the camera", "in front")
+FAR_WORDS = ("far from the camera", "at the back", "in the background")
+DESCRIPTIONS = (
+    "the gripper is at the {place}",
+    "the gripper is in the {place} of the picture",
+    "the robot holds its gripper at the {place}",
+    "the hand of the robot is at the {place}",
+    "there is the gripper, at the {place}",
+)
+COMMANDS = (
+    "move the gripper to the {place}",
+    "bring the gripper to the {place} of the picture",
+    "go to the {place}",
+    "put the hand at the {place}",
+    "move to the {place} of the picture",
+)
+HELD_OUT_DESCRIPTIONS = (
+    "the gripper has come to the {place}",
+    "in the picture the robot is at the {place}",
+)
+HELD_OUT_COMMANDS = (
+    "take the hand to the {place} of the picture",
+    "the gripper should go to the {place}",
+    "reach the {place}",
+)
+HELD_OUT_TEMPLATES = HELD_OUT_DESCRIPTIONS + HELD_OUT_COMMANDS  # kept for evaluation: collected data never has them
+MOTIONS = (
+    "the gripper moves {way}",
+    "the robot moves its hand {way}",
+    "the hand goes {way} in the picture",
+    "moving {way}",
+)
+RESTS = ("the gripper stays where it is", "the robot holds still", "the gripper does not move")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the gripper is as seen in the picture, scaled so that the workspace spans about -1 to 1."""
+
+    right: float
+    up: float
+    away: float
+
+
+def position_labels(place: Placement) -> tuple[str, ...]:
+    """Return one of left, centre, right; one of high, middle, low; and near or far where it is one of the two."""
+    across = "left" if place.right < -BAND else "right" if place.right > BAND else "centre"
+    along = "low" if place.up < -BAND else "high" if place.up > BAND else "middle"
+    depth = ("near",) if place.away < -BAND else ("far",) if place.away > BAND else ()
+    return (across, along, *depth)
+
+
+def motion_labels(before: Placement | None, now: Placement) -> tuple[str, ...]:
+    """Return the directions in which the gripper moved in the picture since ``before``, or 'still', or nothing."""
+    if before is None:
+        return ()
+    right, up, away = now.right - before.right, now.up - before.up, now.away - before.away
+    if max(abs(right), abs(up), abs(away)) < STILL:
+        return ("still",)
+    across = ("moving-left",) if right < -MOVES else ("moving-right",) if right > MOVES else ()
+    along = ("moving-down",) if up < -MOVES else ("moving-up",) if up > MOVES else ()
+    return across + along
+
+
+def _place_words(place: Placement, rng: np.random.Generator) -> str:
+    across, along = position_labels(place)[:2]
+    vertical = {"high": rng.choice(["upper", "top"]), "low": rng.choice(["lower", "bottom"]), "middle": ""}[along]
+    if vertical and across != "centre" and rng.random() < 0.3:
+        return f"{vertical} {across} corner"
+    far = "far " if not vertical and abs(place.right) > EXTREME and rng.random() < 0.5 else ""
+    return f"{far}{vertical} {across}".strip()
+
+
+def _depth_words(place: Placement, rng: np.random.Generator) -> str:
+    depth = position_labels(place)[2:]
+    if not depth or rng.random() < 0.4:  # what is not said is still true
+        return ""
+    return ", " + str(rng.choice(NEAR_WORDS if depth[0] == "near" else FAR_WORDS))
+
+
+def _fill(templates: tuple[str, ...], place: Placement, rng: np.random.Generator) -> str:
+    template = templates[int(rng.integers(len(templates)))]
+    return template.format(place=_place_words(place, rng)) + _depth_words(place, rng)
+
+
+def captions(before: Placement | None, now: Placement, rng: np.random.Generator) -> tuple[str, ...]:
+    """Return sentences true of a frame: a description, a command that it fulfils, and the motion if there is one."""
+    said = [_fill(DESCRIPTIONS, now, rng), _fill(COMMANDS, now, rng)]
+    motion = motion_labels(before, now)
+    if motion == ("still",):
+        said.append(str(rng.choice(RESTS)))
+    elif motion:
+        way = " and ".join(name.removeprefix("moving-") for name in motion)
+        said.append(MOTIONS[int(rng.integers(len(MOTIONS)))].format(way=way))
+    return tuple(said)
+
+
+def goal_text(place: Placement, rng: np.random.Generator, templates: Literal["trained", "held_out"]) -> str:
+    """Return a command to go to ``place``, in a phrasing seen in collected data or in one reserved for evaluation."""
+    return _fill(COMMANDS if templates == "trained" else HELD_OUT_COMMANDS, place, rng)

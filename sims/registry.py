@@ -1,0 +1,16 @@
+"""The table of simulated robots. To add one: write its file with a ``TASK``, and name it here."""
+
+from __future__ import annotations
+
+from hnet_vjepa.errors import one_of
+from sims import fetch_reach
+from sims.task import Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (fetch_reach.TASK,)}
+
+
+def get_task(name: str) -> Task:
+    """Return the task of that name. Raises UserError that lists the names when there is none."""
+    if name not in TASKS:
+        raise one_of("task", name, TASKS)
+    return TASKS[name]
