@@ -6,25 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hnet_vjepa.errors import UserError
 
 CARTESIAN_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+CARTESIAN_UNITS = ("m", "m", "m", "rad", "rad", "rad", "fraction")
 
 
 class ActionSpec(BaseModel):
     """The robot's action vector, in the robot's own units.
 
     ``actions[t]`` is a vector of ``dim`` numbers that moves frame t to frame t + 1. Only the ``active`` dimensions
-    are learnt and planned; the others are always zero. ``mean`` and ``std`` normalise the active dimensions for
-    the model and are measured on the training data.
+    are learnt and planned; the others are always zero. ``low`` and ``high`` bound what a planner may command.
+    ``mean`` and ``std`` normalise the active dimensions for the model and are measured on the training data.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     names: tuple[str, ...] = CARTESIAN_NAMES
-    units: tuple[str, ...] = ("m", "m", "m", "rad", "rad", "rad", "fraction")
+    units: tuple[str, ...] = CARTESIAN_UNITS
     low: tuple[float, ...]
     high: tuple[float, ...]
     active: tuple[int, ...]
@@ -34,13 +35,17 @@ class ActionSpec(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> ActionSpec:
         dim = len(self.names)
+        if len(set(self.names)) != dim or not all(self.names):
+            raise ValueError(f"names must be different and not empty; got {self.names}")
         for field in ("units", "low", "high"):
             if len(getattr(self, field)) != dim:
                 raise ValueError(f"{field} has {len(getattr(self, field))} entries; names has {dim}")
-        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
-            raise ValueError("low must not be above high")
-        if not self.active or sorted(set(self.active)) != list(self.active) or self.active[-1] >= dim:
-            raise ValueError(f"active must be rising indices below {dim}; got {self.active}")
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if low > high:
+                raise ValueError(f"low must not be above high; {name} has {low:g} and {high:g}")
+        rising = list(self.active) == sorted(set(self.active))
+        if not self.active or not rising or self.active[0] < 0 or self.active[-1] >= dim:
+            raise ValueError(f"active must be rising indices from 0 to {dim - 1}, at least one; got {self.active}")
         for field in ("mean", "std"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.active):
@@ -55,17 +60,28 @@ class ActionSpec(BaseModel):
         return len(self.names)
 
     def normalised_by(self, actions: NDArray[np.float32]) -> ActionSpec:
-        """Return this spec with mean and std measured on ``actions`` (N x dim)."""
+        """Return this spec with mean and std measured on ``actions`` (N x dim, N at least 1).
+
+        A dimension that never changes gets a std of 1e-6, so that it normalises to zero and not to NaN.
+        """
+        if len(actions) == 0:
+            raise UserError("there are no actions to measure mean and std on")
         chosen = actions[:, list(self.active)].astype(np.float64)
         std = np.maximum(chosen.std(0), 1e-6)
         return self.model_copy(update={"mean": tuple(chosen.mean(0).tolist()), "std": tuple(std.tolist())})
 
     def check(self, actions: NDArray[np.float32] | Sequence[float], where: str) -> NDArray[np.float32]:
-        """Return ``actions`` (... x dim) as float32, or raise UserError when the size is wrong or a value not finite."""
-        array = np.asarray(actions, dtype=np.float32)
+        """Return ``actions`` (... x dim) as float32, or raise UserError on a wrong size or a NaN."""
+        try:
+            with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+                array = np.asarray(actions, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: an action is not a row of {self.dim} numbers ({error})") from error
         if array.ndim == 0 or array.shape[-1] != self.dim:
             size = 0 if array.ndim == 0 else array.shape[-1]
-            raise UserError(f"{where}: an action has {size} numbers; this robot takes {self.dim} ({', '.join(self.names)})")
+            raise UserError(
+                f"{where}: an action has {size} numbers; this robot takes {self.dim} ({', '.join(self.names)})"
+            )
         if not np.isfinite(array).all():
             raise UserError(f"{where}: an action holds NaN or infinity; every number must be finite")
         return array
@@ -74,7 +90,7 @@ class ActionSpec(BaseModel):
 class CameraSpec(BaseModel):
     """The camera: picture size in pixels and the time between two frames in seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
@@ -89,3 +105,26 @@ class CameraSpec(BaseModel):
                 f"this camera gives {self.height} x {self.width} x 3 of type uint8"
             )
         return frames
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line what pydantic found wrong first: ``low.0: Input should be a finite number``."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return " ".join(f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}".split())
+
+
+def bounds_of(actions: NDArray[np.float32], commands: int = 16) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower and upper bound of each column of recorded ``actions`` (N x dim), for robots that state none.
+
+    They are the 1st and the 99th percentile, because one glitch in a recording must not become a movement that a
+    planner may command. A column of at most ``commands`` different values (an open/close gripper, a handful of
+    rows) keeps its extremes.
+    """
+    low, high = [], []
+    for column in actions.astype(np.float64).T:
+        cut = (0, 100) if len(np.unique(column)) <= commands else (1, 99)
+        bottom, top = np.percentile(column, cut)
+        low.append(float(bottom))
+        high.append(float(top))
+    return tuple(low), tuple(high)

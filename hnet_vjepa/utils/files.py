@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hnet_vjepa.errors import UserError
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than the file system or the user's limit allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EEXIST: "a part of the path is a file, not a directory",
+    errno.EISDIR: "it is a directory",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+STALE_AFTER = 3600.0  # seconds; no writer leaves a temporary file or directory untouched for an hour
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'disk full', 'read-only' and 'no permission' into one clear UserError about ``path``."""
+    """Turn 'disk full', 'read-only', 'no permission' and the like into one clear UserError about ``path``."""
     try:
         yield
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
-        reasons |= {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied"}
-        if error.errno not in reasons:
+        if error.errno not in REASONS:
             raise
-        raise UserError(f"cannot write {path}: {reasons[error.errno]}; what was there before is untouched") from error
+        raise UserError(f"cannot write {path}: {REASONS[error.errno]}; what was there before is untouched") from error
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -44,18 +50,16 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = _temporary(path)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with temporary.open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            temporary.replace(path)
             _sync(path.parent)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -67,30 +71,73 @@ def write_json_atomic(path: Path, value: Any) -> None:
 def directory_atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``path`` when the block ends without an error.
 
-    An existing ``path`` is replaced only then. Raises UserError when the disk is full or not writable.
+    An existing ``path`` is replaced only then: in one step where the system can swap two names (Linux), elsewhere
+    by two renames. Raises UserError when the disk is full or not writable.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = _temporary(path)
+        temporary.mkdir()
         try:
-            temporary.chmod(0o755)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            if path.exists():
-                previous = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                path.replace(previous / "old")
-                temporary.replace(path)
-                shutil.rmtree(previous, ignore_errors=True)
-            else:
-                temporary.replace(path)
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _sync(Path(folder) / name)
+                _sync(Path(folder))
+            _put_in_place(temporary, path)
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what writers that were killed left in ``folder``: temporary files and directories an hour old."""
+    for left in folder.glob(".*.tmp-*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime < STALE_AFTER:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
 
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside ``path`` that nobody uses; it starts with a dot, so that no reader takes it for data."""
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(6)}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give the directory ``temporary`` the name ``path``; what had that name is left under ``temporary``."""
+    if not path.exists():
+        temporary.replace(path)
+    elif not _exchange(temporary, path):
+        previous = _temporary(path)
+        path.replace(previous)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            previous.replace(path)
+            raise
+        previous.replace(temporary)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap the names of two paths in one step; return False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
