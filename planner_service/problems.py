@@ -1,0 +1,99 @@
+"""What goes wrong, said the same way everywhere: application/problem+json (RFC 9457), never a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, Field
+from pydantic_core import ErrorDetails
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+TITLES = {
+    400: "Bad request",
+    401: "Not authorised",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Request too slow",
+    413: "Request too large",
+    415: "Unsupported media type",
+    422: "Invalid request",
+    500: "Internal error",
+    503: "Not available",
+}
+MAX_LISTED = 20  # field errors in one answer
+MAX_TEXT = 300  # characters of anything that repeats what the client sent
+
+
+class FieldError(BaseModel):
+    """One thing in the request that must be changed."""
+
+    field: str = Field(description="path of the field in the request", examples=["goal.image"])
+    detail: str = Field(description="what is wrong with it and what is allowed")
+
+
+class Problem(BaseModel):
+    """The body of every answer that is not a success."""
+
+    type: str = Field(description="kind of problem; stable, for programs", examples=["urn:hnet:problem:422"])
+    title: str = Field(description="the kind in words", examples=["Invalid request"])
+    status: int = Field(description="HTTP status", examples=[422])
+    detail: str = Field(description="what went wrong this time and what to do")
+    request_id: str = Field(description="the x-request-id of this request; the server's log has it too")
+    errors: list[FieldError] = Field(default_factory=list, description="the fields that are wrong, if that is why")
+
+
+class ProblemError(Exception):
+    """Ends a request with this problem. ``headers`` are added to the answer."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+def invalid(field: str, detail: str) -> ProblemError:
+    """The problem of one wrong field, status 422."""
+    return ProblemError(422, f"{field}: {detail}", [FieldError(field=field, detail=detail)])
+
+
+def unavailable(detail: str) -> ProblemError:
+    """The problem of a server that cannot answer now but may soon, status 503 with Retry-After."""
+    return ProblemError(503, detail, headers={"retry-after": "1"})
+
+
+def from_validation(errors: Sequence[ErrorDetails]) -> ProblemError:
+    """The problem for pydantic's ``errors``: each with its field path, none with the value (it may be an image)."""
+    listed = [FieldError(field=_path(error["loc"]), detail=error["msg"][:MAX_TEXT]) for error in errors[:MAX_LISTED]]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    detail = f"{listed[0].field}: {listed[0].detail}{more}"
+    return ProblemError(422, detail, listed)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    # Pydantic names the chosen kind of goal as a step of its own, goal.image.image; the client wrote goal.image.
+    parts = [str(part) for part in location]
+    if len(parts) > 2 and parts[0] == "goal":
+        del parts[1]
+    return ".".join(parts)[:MAX_TEXT] or "body"
+
+
+def response(problem: ProblemError, request_id: str) -> Response:
+    """The HTTP answer for ``problem``."""
+    content = Problem(
+        type=f"urn:hnet:problem:{problem.status}",
+        title=TITLES.get(problem.status, "Error"),
+        status=problem.status,
+        detail=problem.detail,
+        request_id=request_id,
+        errors=list(problem.errors),
+    )
+    return Response(content.model_dump_json(), problem.status, problem.headers, MEDIA_TYPE)

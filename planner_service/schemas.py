@@ -1,0 +1,166 @@
+"""The JSON that goes over the wire. The OpenAPI page is made from this file, so the descriptions are the manual."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from planner_service.images import MAX_IMAGE_CHARS, encode_image
+
+MAX_FRAMES = 32
+MAX_ACTION_DIM = 64
+MAX_SLOTS = 256
+MAX_SLOT_WIDTH = 4096
+# candidates x iterations x horizon: the model steps of one plan. The default search takes about 1300; a client that
+# could ask for a million would hold up everybody else's robot.
+MAX_SEARCH_STEPS = 65_536
+
+# 64 x 64, grey: small enough for the page, and the page's "try it out" works with it.
+_EXAMPLE_IMAGE = encode_image(np.full((64, 64, 3), 128, np.uint8))
+
+ImageText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_IMAGE_CHARS,
+        description="Base64 text of a PNG or JPEG file, of exactly the camera's size (`camera` in GET /v1/model).",
+        examples=[_EXAMPLE_IMAGE],
+    ),
+]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+ActionRow = Annotated[list[Number], Field(min_length=1, max_length=MAX_ACTION_DIM)]
+
+
+# JSON is read as it is written: no text for numbers, no unknown fields.
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class ImageGoalBody(BaseModel):
+    """Reach the state that a picture from the robot's own camera shows."""
+
+    model_config = STRICT
+
+    kind: Literal["image"]
+    image: ImageText
+
+
+class TextGoalBody(BaseModel):
+    """Reach a state of which a sentence is true."""
+
+    model_config = STRICT
+
+    kind: Literal["text"]
+    text: str = Field(min_length=1, max_length=1000, examples=["move the gripper to the far left corner"])
+
+
+class LabelGoalBody(BaseModel):
+    """Reach a state in which all labels hold. GET /v1/model lists the labels."""
+
+    model_config = STRICT
+
+    kind: Literal["label"]
+    labels: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=32)
+
+
+class LatentGoalBody(BaseModel):
+    """Reach a stored planning state, as an earlier answer to `return_state` gave it."""
+
+    model_config = STRICT
+
+    kind: Literal["latent"]
+    state: list[Annotated[list[Number], Field(min_length=1, max_length=MAX_SLOT_WIDTH)]] = Field(
+        min_length=1, max_length=MAX_SLOTS, description="Slots x width numbers (`state_shape` in GET /v1/model)."
+    )
+
+
+GoalBody = Annotated[
+    ImageGoalBody | TextGoalBody | LabelGoalBody | LatentGoalBody,
+    Field(discriminator="kind", description="Where to go: a picture, a sentence, labels, or a stored state."),
+]
+
+
+class SearchBody(BaseModel):
+    """How hard to search. What is left out is as in the checkpoint (`search` in GET /v1/model).
+
+    candidates x iterations x horizon must not exceed 65536.
+    """
+
+    model_config = STRICT
+
+    candidates: int | None = Field(None, ge=2, le=4096, description="Action sequences tried in each iteration.")
+    iterations: int | None = Field(None, ge=1, le=100, description="Rounds of the search when time allows.")
+    horizon: int | None = Field(None, ge=1, le=64, description="Actions in the plan.")
+    elites: int | None = Field(None, ge=1, le=4096, description="Best candidates that each round learns from.")
+
+
+class PlanRequest(BaseModel):
+    """One question: where the robot is, where it shall go, and how long the answer may take."""
+
+    model_config = ConfigDict(
+        **STRICT,
+        json_schema_extra={
+            "examples": [
+                {
+                    "frames": [_EXAMPLE_IMAGE],
+                    "goal": {"kind": "image", "image": _EXAMPLE_IMAGE},
+                    "seed": 0,
+                    "deadline_ms": 200,
+                }
+            ]
+        },
+    )
+
+    frames: list[ImageText] = Field(
+        min_length=1,
+        max_length=MAX_FRAMES,
+        description="Camera images, oldest first; the last one is now. The model uses the last `history` of them.",
+    )
+    goal: GoalBody
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="The same seed, frames, goal and iterations give the same plan."
+    )
+    previous_actions: list[ActionRow] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="The last plan, as it was answered (H x dim): the search starts from it.",
+    )
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        le=600_000,
+        allow_inf_nan=False,
+        description="The best plan so far is sent this many milliseconds after the request was received.",
+        examples=[200],
+    )
+    search: SearchBody | None = None
+    return_state: bool = Field(False, description="Also send the planning state, to be used as a latent goal later.")
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds. `queue` is the wait for the planner, `total` is all on the server."""
+
+    queue: float
+    decode: float
+    encode: float
+    plan: float
+    total: float
+
+
+class PlanResponse(BaseModel):
+    """The best action sequence that the search found, and what the model expects of it."""
+
+    actions: list[list[float]] = Field(description="H x dim, in the robot's units; all zero when the goal is reached.")
+    action_names: list[str] = Field(description="Name of each dimension.", examples=[["x", "y", "z"]])
+    action_units: list[str] = Field(description="Unit of each dimension.", examples=[["m", "m", "m"]])
+    energies: list[float] = Field(description="H numbers: the expected distance to the goal after each action.")
+    energy_now: float = Field(description="The distance to the goal now, on the same scale.")
+    reached: bool = Field(description="The model takes the goal for reached.")
+    iterations: int = Field(description="Rounds of the search that were run.")
+    deadline_met: bool = Field(description="The answer was ready before the deadline; true when there was none.")
+    timing_ms: Timing
+    state: list[list[float]] | None = Field(None, description="The planning state now, when it was asked for.")
+    request_id: str
+    model: str = Field(description="Fingerprint of the checkpoint that planned.")

@@ -1,0 +1,139 @@
+"""A small deterministic planner, and a server for it on a real socket: what the tests of the service share."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.protocols import (
+    ImageGoal,
+    LabelGoal,
+    LatentGoal,
+    ModelCard,
+    PlanQuery,
+    PlanResult,
+    SearchSettings,
+    TextGoal,
+)
+from hnet_vjepa.specs import ActionSpec, CameraSpec
+from planner_service.client import PlannerClient
+from planner_service.listening import listen
+
+CARD = ModelCard(
+    name="fake",
+    camera=CameraSpec(height=64, width=64, dt=0.1),
+    action=ActionSpec(
+        names=("x", "y", "z"),
+        units=("m", "m", "m"),
+        low=(-1, -1, -1),
+        high=(1, 1, 1),
+        active=(0, 1),
+        mean=(0, 0),
+        std=(1, 1),
+    ),
+    phases=("pretrain", "language", "probe", "action"),
+    goals=("image", "text", "label", "latent"),
+    labels=("left", "right"),
+    history=2,
+    state_shape=(3, 4),
+    search=SearchSettings(),
+    parameters=12,
+    fingerprint="0123abcd",
+)
+
+
+@dataclass
+class FakePlanner:
+    """Turns all that a query holds into numbers, so that a wrong or mixed-up answer shows.
+
+    ``seed`` 666 makes the batch raise, 667 gives NaN, 668 is refused by ``check``; ``broken`` makes every plan raise.
+    """
+
+    card: ModelCard = CARD
+    delay_s: float = 0.0
+    broken: bool = False
+    batches: list[list[PlanQuery]] = field(default_factory=list)
+    gate: threading.Event | None = None  # plan waits for it
+    threads: set[str] = field(default_factory=set)
+
+    def check(self, query: PlanQuery) -> None:
+        """Refuse seed 668."""
+        if query.seed == 668:
+            raise UserError("seed: 668 is not planned today")
+
+    def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
+        """Answer, after the gate and the delay."""
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(list(queries))
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        time.sleep(self.delay_s)
+        if self.broken or any(query.seed == 666 for query in queries):
+            raise RuntimeError("secret inner working")
+        if any(query.seed == 669 for query in queries):
+            raise SystemExit("the thread ends")
+        return [self.answer(query) for query in queries]
+
+    def answer(self, query: PlanQuery) -> PlanResult:
+        """The result for one query: a pure function of what it holds."""
+        goal = query.goal
+        if isinstance(goal, ImageGoal):
+            number = float(goal.frame.astype(np.float64).mean())
+        elif isinstance(goal, TextGoal):
+            number = float(sum(goal.text.encode()))
+        elif isinstance(goal, LabelGoal):
+            number = float(sum(self.card.labels.index(label) + 1 for label in goal.labels))
+        else:
+            assert isinstance(goal, LatentGoal)
+            number = float(goal.state.sum())
+        search = query.search or self.card.search
+        shape = (search.horizon, self.card.action.dim)
+        actions = np.random.default_rng(query.seed).standard_normal(shape).astype(np.float32)
+        if query.previous_actions is not None:
+            actions[0] += query.previous_actions[0]
+        energies = np.linspace(number, 0.1, search.horizon).astype(np.float32)
+        if query.seed == 667:
+            actions[0, 0] = np.nan
+        state = np.full(self.card.state_shape, query.frames[-1].mean() / 3, np.float32)
+        return PlanResult(
+            actions, energies, number, number == 0, search.iterations, state, {"encode": 0.5, "plan": 1.5}
+        )
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Run an application on a free port of the loopback interface; yield its URL."""
+    listener = listen("127.0.0.1", 0, local_only=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@contextlib.contextmanager
+def serving_ready(app: FastAPI, token: str | None = None) -> Iterator[str]:
+    """As ``serving``, once plans are answered."""
+    with serving(app) as url:
+        with PlannerClient(url, token) as client:
+            client.wait_until_ready(10)
+        yield url
+
+
+def picture(seed: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
+    """A noisy picture, uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
