@@ -1,7 +1,255 @@
-"""``hnet doctor``."""
+"""``hnet doctor``: what works on this machine, and what to do where it does not."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-def doctor() -> None:
-    """Not written yet."""
+import typer
+from rich.console import Console
+from rich.table import Table
+
+PROBE_S = 12.0  # for one program that tries something; all run side by side
+GIB = 2**30
+
+# What crashes or hangs must not take the doctor along, so whatever is imported is imported in a process of its own.
+TORCH_PROBE = """
+import json, torch
+cpu = torch.backends.cpu.get_cpu_capability()
+cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "cpu": cpu, "cuda": cuda,
+                  "built_for_cuda": torch.version.cuda}))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: ``ok``, ``note`` (works without) or ``fail`` (does not), what was found, and what to do."""
+
+    name: str
+    status: Literal["ok", "note", "fail"]
+    found: str
+    advice: str = ""
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Show what works on this machine and what to do where it does not. Exit status 1 when an essential is missing."""
+    findings = examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(_table(findings))
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """Run all checks side by side and return what they found, in a fixed order. Raises nothing."""
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "python": _python,
+        "torch": _torch,
+        "rendering": _rendering,
+        "mujoco": _mujoco,
+        "torch-geometric": _torch_geometric,
+        "deepspeed": _deepspeed,
+        "port 8000": _port,
+        "disk": _disk,
+        "memory": _memory,
+    }
+    with ThreadPoolExecutor(len(checks)) as pool:
+        pending = {name: pool.submit(check) for name, check in checks.items()}
+        findings: list[Finding] = []
+        for name, future in pending.items():
+            try:
+                findings += future.result()
+            except Exception as error:  # a check that breaks is itself something to report
+                findings.append(Finding(name, "note", f"could not be checked: {type(error).__name__}: {error}"))
+    return findings
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("what", "", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        table.add_row(finding.name, finding.status, finding.found, finding.advice)
+    return table
+
+
+def _run(code: str, **environment: str) -> tuple[bool, str]:
+    """Run Python code in a process of its own; return whether it succeeded, and its output or last error line."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {PROBE_S:g} s"
+    if done.returncode == 0:
+        return True, done.stdout.strip()
+    lines = done.stderr.strip().splitlines()
+    return False, lines[-1][:200] if lines else f"ended with status {done.returncode}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> list[Finding]:
+    # Its version is right, or pip would have refused to install this.
+    return [Finding("python", "ok", f"{platform.python_version()}, {os.cpu_count()} cores")]
+
+
+def _torch() -> list[Finding]:
+    works, said = _run(TORCH_PROBE)
+    if not works:
+        return [Finding("torch", "fail", said, "pip install -e . (see README, Install)")]
+    about = json.loads(said.splitlines()[-1])
+    findings = [Finding("torch", "ok", f"{about['version']}, {about['threads']} threads, {about['cpu']}")]
+    flags = _cpu_flags()
+    fast = sorted(flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags)
+    if fast:
+        findings.append(Finding("bf16 on the CPU", "ok", ", ".join(fast)))
+    else:
+        advice = "train and serve in float32 here; bf16 would be emulated and slower"
+        findings.append(Finding("bf16 on the CPU", "note", "no instructions for it", advice))
+    if about["cuda"]:
+        findings.append(Finding("CUDA", "ok", ", ".join(about["cuda"])))
+    else:
+        found = "no device" if about["built_for_cuda"] else "torch is built for the CPU"
+        findings.append(Finding("CUDA", "note", found, "not needed for the small preset; the large one wants a GPU"))
+    return findings
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return set(lines[0].partition(":")[2].split()) if lines else set()
+
+
+def _rendering() -> list[Finding]:
+    code = "from sims.rendering import backend; backend(); import mujoco; mujoco.mj_multiRay"
+    backends = ("egl", "osmesa", "raycast")
+    with ThreadPoolExecutor(len(backends)) as pool:
+        results = dict(zip(backends, pool.map(lambda name: _run(code, HNET_RENDER=name), backends), strict=True))
+    working = [name for name in backends if results[name][0]]
+    if not working:
+        return [Finding("rendering", "fail", results["raycast"][1], "pip install -e . (mujoco is missing or broken)")]
+    found = f"{working[0]} (of {', '.join(backends)}: {', '.join(working)} work)"
+    if working == ["raycast"]:
+        advice = "works, plainly shaded; for MuJoCo's own pictures: apt-get install libegl1 libgl1"
+        return [Finding("rendering", "note", found, advice)]
+    return [Finding("rendering", "ok", found)]
+
+
+def _mujoco() -> list[Finding]:
+    version = _version("mujoco")
+    if version is None:
+        return [Finding("mujoco", "fail", "not installed", "pip install -e .")]
+    if int(version.split(".")[0]) >= 4:
+        return [Finding("mujoco", "fail", version, "4.0 breaks the Fetch robots: pip install 'mujoco>=3.3,<3.9'")]
+    works, said = _run("import mujoco", MUJOCO_GL="disable")
+    return [Finding("mujoco", "ok", version) if works else Finding("mujoco", "fail", said, "pip install -e .")]
+
+
+def _torch_geometric() -> list[Finding]:
+    version = _version("torch-geometric")
+    if version is None:
+        return [Finding("torch-geometric", "fail", "not installed", "pip install -e .")]
+    return [Finding("torch-geometric", "ok", version)]
+
+
+def _deepspeed() -> list[Finding]:
+    version = _version("deepspeed")
+    if version is None:
+        advice = "only for ZeRO-2 training: pip install -e '.[deepspeed]'"
+        return [Finding("DeepSpeed", "note", "not installed", advice)]
+    works, said = _run("import deepspeed", DS_ACCELERATOR="cpu")
+    if not works:
+        return [Finding("DeepSpeed", "note", f"{version}, but: {said}", "train without it, or install it again")]
+    # On a CPU it compiles its shared-memory communication the first time, and dies where it cannot.
+    if shutil.which("c++") or shutil.which("g++"):
+        found = f"{version}; on a CPU its first start compiles for minutes (a compiler is here)"
+        return [Finding("DeepSpeed", "ok", found)]
+    advice = "on a CPU it needs one: apt-get install g++; on a GPU it does not"
+    return [Finding("DeepSpeed", "note", f"{version}, no C++ compiler", advice)]
+
+
+def _port() -> list[Finding]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", 8000))
+        except OSError as error:
+            return [Finding("port 8000", "note", error.strerror or str(error), "hnet serve --port 0 takes a free one")]
+    return [Finding("port 8000", "ok", "free")]
+
+
+def _disk() -> list[Finding]:
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    findings = [
+        Finding("disk", "ok", f"{free / GIB:.1f} GiB free")
+        if free >= 5 * GIB
+        else Finding("disk", "note", f"{free / GIB:.1f} GiB free", "data and checkpoints of the demo take up to 5 GiB")
+    ]
+    for name, folder in (("write here", here), ("write temporary files", Path(tempfile.gettempdir()))):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as stream:
+                stream.write(b"x")
+            findings.append(Finding(name, "ok", str(folder)))
+        except OSError as error:
+            findings.append(Finding(name, "fail", f"{folder}: {error.strerror}", "go to a folder you may write to"))
+    return findings
+
+
+def _memory() -> list[Finding]:
+    available = _available_memory()
+    if available is None:
+        return [Finding("memory", "note", "unknown on this system")]
+    found = f"{available / GIB:.1f} GiB available"
+    if available < 4 * GIB:
+        return [Finding("memory", "note", found, "training the small preset takes up to 4 GiB; lower the batch size")]
+    return [Finding("memory", "ok", found)]
+
+
+def _available_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    values = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+    if "MemAvailable" not in values:
+        return None
+    available = int(values["MemAvailable"][0]) * 1024
+    # In a container the limit is the group's, not the machine's.
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return available
+    return min(available, max(limit - used, 0))

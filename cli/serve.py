@@ -2,6 +2,67 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+from typing import Annotated
 
-def serve() -> None:
-    """Not written yet."""
+import typer
+import uvicorn
+
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.protocols import Planner
+from planner_service.app import create_app
+from planner_service.listening import listen
+
+
+def serve(
+    checkpoint: Annotated[Path, typer.Option(help="Directory of a trained checkpoint.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one and prints it.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HNET_TOKEN", help="Clients must send it. Other users can see an option; prefer the variable."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the model. Default: all cores.")] = None,
+) -> None:
+    """Answer camera images and a goal with plans, over HTTP."""
+    if not checkpoint.is_dir():
+        raise UserError(f"there is no checkpoint directory {checkpoint}; 'hnet train' writes one")
+    token = token or None  # an empty HNET_TOKEN is no token
+    failure: list[BaseException] = []
+
+    def load() -> Planner:
+        # Runs in the planner's thread, so that the server says "loading" meanwhile and torch sees that thread only.
+        try:
+            from hnet_vjepa.planning.planner import load_planner
+
+            return load_planner(checkpoint, threads)
+        except BaseException as error:
+            failure.append(error)
+            server.should_exit = True
+            raise
+
+    app = create_app(load, token)
+    listener = listen(host, port, local_only=token is None)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,  # a robot asks ten times a second; /metrics counts
+            timeout_keep_alive=75,  # longer than a robot's pauses, so that its connection stays
+            timeout_graceful_shutdown=15,
+        )
+    )
+    # uvicorn shuts down on SIGTERM and SIGINT and then raises the signal again; this makes that a normal exit.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    address, bound = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"listening on http://{shown}:{bound}", flush=True)
+    server.run(sockets=[listener])
+    if failure:
+        raise failure[0]

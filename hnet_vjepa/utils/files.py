@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,12 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def listing_hash(files: Iterable[Path], root: Path) -> str:
+    """Short hash of the names (relative to ``root``) and sizes of files: tells one set of sources from another."""
+    listing = sorted((str(file.relative_to(root)), file.stat().st_size) for file in files)
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 
 def _temporary(path: Path) -> Path:

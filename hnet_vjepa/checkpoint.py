@@ -1,0 +1,125 @@
+"""Checkpoints: a directory of safetensors and JSON whose manifest holds the hash of every file.
+
+::
+
+    weights.safetensors   all modules
+    config.json           Config
+    robot.json            camera, action spec with normalisation, labels
+    manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
+
+Nothing is ever unpickled. A directory appears in one step, when all of it is on the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from hnet_vjepa.config import Config, PhaseName
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.model import HNetVJEPA, Robot
+from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
+
+FORMAT = 1
+
+
+class PhaseRecord(BaseModel):
+    """What one phase did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: PhaseName
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    data: str = Field(description="where the episodes came from")
+    data_fingerprint: str
+    data_settings: dict[str, str | int | float]
+
+
+class Manifest(BaseModel):
+    """What a checkpoint is and how it came about."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    phases: tuple[PhaseRecord, ...] = ()
+    reached_energy: float | None = Field(default=None, description="image goals nearer than this count as reached")
+    versions: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every file")
+
+    def trained(self) -> tuple[PhaseName, ...]:
+        """Names of the phases, in the order they were trained."""
+        return tuple(record.phase for record in self.phases)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint."""
+
+    path: Path
+    model: HNetVJEPA
+    manifest: Manifest
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return self.manifest.files["weights.safetensors"]
+
+
+def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
+    """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full."""
+    with directory_atomic(path) as folder:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        (folder / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
+        write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
+        write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
+        files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+        write_json_atomic(folder / "manifest.json", manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a checkpoint's manifest. Raises UserError when there is none or it is not one."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise UserError(f"{path} is not a checkpoint (it has no manifest.json); a training run writes one per phase")
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{file} is damaged: {error.errors()[0]['msg']}") from error
+    if manifest.format != FORMAT:
+        raise UserError(f"{file} has format {manifest.format}; this version reads format {FORMAT}")
+    return manifest
+
+
+def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a checkpoint. Raises UserError naming the file when one is missing, truncated or altered."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name in ("weights.safetensors", "config.json", "robot.json"):
+        if not (path / name).is_file():
+            raise UserError(f"{path / name} is missing; the checkpoint is incomplete")
+        if manifest.files.get(name) != sha256(path / name):
+            raise UserError(f"{path / name} is not the file that was saved (its SHA-256 differs); take another checkpoint")
+    try:
+        config = Config.model_validate_json((path / "config.json").read_bytes())
+        robot = Robot.model_validate_json((path / "robot.json").read_bytes())
+        weights = safetensors.torch.load((path / "weights.safetensors").read_bytes())
+        model = HNetVJEPA(config, robot)
+        model.load_state_dict(weights)
+    except (ValidationError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit this version: {' '.join(str(error).split())[:300]}") from error
+    return Checkpoint(path, model.to(device).eval(), manifest)
+
+
+def load_matching(model: HNetVJEPA, source: HNetVJEPA) -> list[str]:
+    """Copy every weight of ``source`` that has a place of the same shape in ``model``; return the names that had none."""
+    own, given = model.state_dict(), source.state_dict()
+    fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    model.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))

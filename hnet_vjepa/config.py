@@ -1,0 +1,275 @@
+"""Typed configuration: what a model is and how each phase trains it. An unknown key or a bad value is refused by name."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hnet_vjepa.errors import UserError, one_of
+
+PhaseName = Literal["pretrain", "language", "probe", "action"]
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderConfig(_Section):
+    """LowLevelEncoder."""
+
+    stem_width: Positive = 32
+    stem_stride: Positive = 4
+    widths: tuple[Positive, ...] = (32, 64)
+    depths: tuple[Positive, ...] = (1, 1)
+    times: tuple[Positive, ...] = (1, 2)
+    groups: Positive = 8
+
+    @model_validator(mode="after")
+    def _stages(self) -> EncoderConfig:
+        if not len(self.widths) == len(self.depths) == len(self.times):
+            raise ValueError("widths, depths and times must have one entry per stage")
+        if any(width % self.groups for width in (self.stem_width, *self.widths)):
+            raise ValueError(f"stem_width and widths must be multiples of groups ({self.groups})")
+        return self
+
+
+class AttentionConfig(_Section):
+    """NativeSparseAttention."""
+
+    heads: Positive = 4
+    cube: tuple[Positive, Positive, Positive] = (1, 4, 4)
+    selected: Positive = 2
+    radius: tuple[int, int, int] = (1, 1, 1)
+
+
+class RoutingConfig(_Section):
+    """SparseRouting: a grid of rows x columns prototypes."""
+
+    grid: tuple[Positive, Positive] = (5, 5)
+    prior_strength: Weight = 6.0
+    scale: float = Field(default=2.0, gt=0)
+
+
+class PoolingConfig(_Section):
+    """LearnedAttentionPooling: a grid of rows x columns slots."""
+
+    grid: tuple[Positive, Positive] = (3, 3)
+    prior_strength: Weight = 4.0
+
+
+class VitConfig(_Section):
+    """Transformer on the chunks."""
+
+    depth: Positive = 2
+    heads: Positive = 4
+    recompute: bool = False
+
+
+class BackboneConfig(_Section):
+    """HNetViT."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    attention: AttentionConfig = AttentionConfig()
+    routing: RoutingConfig = RoutingConfig()
+    pooling: PoolingConfig = PoolingConfig()
+    vit: VitConfig = VitConfig()
+
+    @property
+    def slots(self) -> int:
+        """M', the number of slots of a window."""
+        return self.pooling.grid[0] * self.pooling.grid[1]
+
+
+class PredictorConfig(_Section):
+    """Predictor of masked chunks."""
+
+    width: Positive = 64
+    depth: Positive = 2
+    heads: Positive = 4
+
+
+class WorldModelConfig(_Section):
+    """Planning state and dynamics."""
+
+    state_dim: Positive = 32
+    width: Positive = 64
+    depth: Positive = 2
+    heads: Positive = 4
+    inverse_width: Positive = 256
+
+
+class TextConfig(_Section):
+    """Text tower: hashed words, a small transformer (so that word order counts), one vector."""
+
+    buckets: Positive = 2048
+    words: Positive = 24
+    width: Positive = 64
+    depth: Positive = 1
+    heads: Positive = 4
+    embedding: Positive = 64
+
+
+class ModelConfig(_Section):
+    """All modules."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    world_model: WorldModelConfig = WorldModelConfig()
+    text: TextConfig = TextConfig()
+
+
+class PhaseConfig(_Section):
+    """What every phase has: the one loop's settings."""
+
+    steps: Positive
+    batch_size: Positive = 32
+    clip_frames: Positive = 4
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: Weight = 0.01
+    warmup: Fraction = 0.1
+    clip_norm: float = Field(default=1.0, gt=0)
+    accumulate: Positive = 1
+    save_every: Positive = 500
+    log_every: Positive = 20
+
+
+class PretrainConfig(PhaseConfig):
+    """Masked prediction of chunks against an EMA target."""
+
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1, description="share of the slots that are hidden")
+    future_probability: Fraction = Field(default=0.3, description="how often the last window is hidden instead")
+    ema: float = Field(default=0.99, gt=0, lt=1)
+    vicregl: Weight = 0.02
+    ratio: Weight = 0.03
+    entropy: Weight = 0.0
+    boundary: Weight = 0.0
+    reconstruction: Weight = 0.1
+    compression: float = Field(default=2.0, gt=1, description="target of the ratio loss: grid cells per live chunk")
+
+
+class LanguageConfig(PhaseConfig):
+    """NT-Xent between the planning state and captions, and an energy between the two."""
+
+    temperature: float = Field(default=0.1, gt=0)
+    energy: Weight = 0.5
+
+
+class ProbeConfig(PhaseConfig):
+    """Attentive probe on labels."""
+
+    coherence: Weight = 0.05
+
+
+class ActionConfig(PhaseConfig):
+    """Dynamics: one step and rollouts, inverse dynamics, variance and covariance."""
+
+    rollout: Weight = 1.0
+    inverse: Weight = 1.0
+    variance: Weight = 1.0
+    covariance: Weight = 0.04
+    rehearsal: Weight = Field(default=1.0, description="keeps the trained language and probe heads in step")
+    frozen_encoder: bool = False
+
+
+class PlanConfig(_Section):
+    """Search of the planner (cross-entropy method) and its energy."""
+
+    candidates: Positive = 64
+    iterations: Positive = 5
+    horizon: Positive = 4
+    elites: Positive = 8
+    momentum: Fraction = 0.1
+    min_std: float = Field(default=0.05, gt=0, description="floor of the search's spread, as a share of the action range")
+    noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
+    distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
+    unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")
+
+    @model_validator(mode="after")
+    def _elites(self) -> PlanConfig:
+        if self.elites > self.candidates:
+            raise ValueError(f"elites ({self.elites}) must not exceed candidates ({self.candidates})")
+        return self
+
+
+class Config(_Section):
+    """Everything that decides what a training run does, apart from the data."""
+
+    name: str
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig(steps=600)
+    language: LanguageConfig = LanguageConfig(steps=300)
+    probe: ProbeConfig = ProbeConfig(steps=200)
+    action: ActionConfig = ActionConfig(steps=1500)
+    plan: PlanConfig = PlanConfig()
+
+    def phase(self, name: PhaseName) -> PhaseConfig:
+        """The section of one phase."""
+        section: PhaseConfig = getattr(self, name)
+        return section
+
+
+def config_names() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = resources.files("hnet_vjepa") / "configs"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> Config:
+    """Load a configuration by name (``fetch_reach``) or from a YAML file.
+
+    ``overrides`` maps dotted fields to values (``{"action.steps": 10}``). Raises UserError naming the field, the value
+    and what is allowed.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"no configuration file {path}")
+        text, where = path.read_text(), str(path)
+    elif name_or_path in config_names():
+        text, where = (resources.files("hnet_vjepa") / "configs" / f"{name_or_path}.yaml").read_text(), name_or_path
+    else:
+        raise one_of("config", name_or_path, [*config_names(), "a path to a .yaml file"])
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"config {where} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {where} must be a mapping of fields to values")
+    for field, value in (overrides or {}).items():
+        *sections, last = field.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise UserError(f"config {where}: '{section}' in '{field}' is not a section")
+        target[last] = value
+    return parse_config(values, where)
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Validate a configuration. Raises UserError naming every wrong field with what is allowed."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"config {where}: " + "; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "(top)"
+    if problem["type"] != "extra_forbidden":
+        return f"{field} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+    section: Any = Config
+    for part in problem["loc"][:-1]:
+        section = section.model_fields[part].annotation
+    return f"unknown field {field}; allowed there: {', '.join(section.model_fields)}"

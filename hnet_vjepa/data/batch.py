@@ -1,0 +1,108 @@
+"""The batch contract, and the sampler that fills it: which clips a step sees is a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hnet_vjepa.data.store import Episode, EpisodeStore, Split
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.specs import ActionSpec
+
+PIXEL_MEAN = 0.5
+PIXEL_STD = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips of T frames. ``keys`` names each draw, for choices that must depend on the sample alone."""
+
+    video: Tensor  # B x T x H x W x 3, float, normalised
+    actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
+    captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
+    labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
+    states: Tensor  # B x T x S float (S may be 0), only measured with
+    keys: list[int]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        move = {name: getattr(self, name).to(device) for name in ("video", "actions", "labels", "states")}
+        return Batch(captions=self.captions, keys=self.keys, **move)
+
+
+def normalise_frames(frames: NDArray[np.uint8] | Tensor) -> Tensor:
+    """Pixels 0..255 (... x 3, uint8) to floats of mean about 0 and range -1..1."""
+    pixels = torch.as_tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
+    return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD
+
+
+def normalise_actions(actions: NDArray[np.float32], spec: ActionSpec) -> NDArray[np.float32]:
+    """Robot units ... x dim to the model's ... x A: active dimensions, zero mean, unit deviation."""
+    if spec.mean is None or spec.std is None:
+        raise ValueError("the action spec has no normalisation; measure it with ActionSpec.normalised_by")
+    chosen = actions[..., list(spec.active)]
+    return ((chosen - np.float32(spec.mean)) / np.float32(spec.std)).astype(np.float32)
+
+
+class ClipSampler:
+    """Draw clips of ``frames`` frames from the episodes of a split.
+
+    Epoch e visits every clip once, in an order that depends on (seed, e) alone, so that a resumed run and a run on
+    another number of ranks see the same batches. Raises UserError when no episode is long enough.
+    """
+
+    def __init__(self, store: EpisodeStore, spec: ActionSpec, split: Split, frames: int, seed: int) -> None:
+        self.spec, self.frames, self.seed = spec, frames, seed
+        self.episodes = [e for e in store.split(split) if len(e) >= frames]
+        if not self.episodes:
+            longest = max(len(e) for e in store.episodes)
+            raise UserError(
+                f"{store.path}: no {split.replace('_', '-')} episode has the {frames} frames that a clip needs "
+                f"(the longest of {len(store.episodes)} episodes has {longest}); record more or set clip_frames lower"
+            )
+        self.starts = np.cumsum([0] + [len(e) - frames + 1 for e in self.episodes])
+
+    def __len__(self) -> int:
+        """Number of different clips."""
+        return int(self.starts[-1])
+
+    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+        """The ``rank``-th of ``world`` equal parts of global batch number ``step`` of ``size`` clips."""
+        first = step * size + rank * (size // world)
+        keys = list(range(first, first + size // world))
+        return self.clips([self._clip_of(key) for key in keys], keys)
+
+    def clips(self, numbers: Sequence[int], keys: list[int] | None = None) -> Batch:
+        """The clips of these numbers (0 .. len - 1)."""
+        places = [(int(np.searchsorted(self.starts, n, "right")) - 1, n) for n in numbers]
+        return self.gather([(self.episodes[e], n - int(self.starts[e])) for e, n in places], keys or list(numbers))
+
+    def gather(self, places: Sequence[tuple[Episode, int]], keys: list[int]) -> Batch:
+        """The clips that begin at these (episode, frame)."""
+        rows = [(e, slice(s, s + self.frames)) for e, s in places]
+        stack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32))  # noqa: E731
+        last = [s + self.frames - 1 for _, s in places]
+        empty = np.zeros(0, np.float32)
+        return Batch(
+            video=normalise_frames(np.stack([e.frames[r] for e, r in rows])),
+            actions=stack([normalise_actions(e.actions[r.start : r.stop - 1], self.spec) for e, r in rows]),
+            captions=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
+            labels=stack([empty if e.labels is None else e.labels[t] for (e, _), t in zip(rows, last, strict=True)]),
+            states=stack([np.zeros((self.frames, 0)) if e.states is None else e.states[r] for e, r in rows]),
+            keys=keys,
+        )
+
+    def _clip_of(self, key: int) -> int:
+        epoch, place = divmod(key, len(self))
+        return int(_order(self.seed, epoch, len(self))[place])
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, clips: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(clips)

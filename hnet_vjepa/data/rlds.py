@@ -1,0 +1,238 @@
+"""Import robot episodes in the RLDS format, as BridgeData V2 is published: TFRecord files, one episode per record.
+
+The steps of an episode are flattened: ``steps/action`` of T steps is one list of 7 T floats, and
+``steps/observation/image_0`` is T encoded pictures. ``action[t]`` moves step t to step t + 1, so the last step's
+action has no next frame and is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
+from hnet_vjepa.data.tfrecord import Feature, parse_example, read_records
+from hnet_vjepa.data.video import Size, decode_picture, fit
+from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, CameraSpec, bounds_of
+from hnet_vjepa.utils.files import listing_hash
+
+# BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files themselves hold no time.
+BRIDGE_DT = 0.2
+MOST_LABELS = 64  # all of Bridge has 22 000 instructions; one label for each would cost more than the pictures
+
+OBSERVATION = "steps/observation/"
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """One episode of a file, pictures still encoded."""
+
+    where: str
+    pictures: list[bytes]  # T
+    actions: NDArray[np.float32]  # T x 7
+    states: NDArray[np.float32]  # T x S; S may be 0
+    instructions: list[str]  # T; an empty string where there is none
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What a first look at every record gave. Pictures were not kept."""
+
+    records: list[int]  # the usable records, by their number over all files
+    lengths: list[int]
+    actions: NDArray[np.float32]  # N x 7, of all usable records, without the dropped last ones
+    instructions: Counter[str]
+    states: int
+    size: Size  # of the first picture
+    skipped: list[str]  # why records are left out
+
+
+def import_rlds(
+    path: Path,
+    out: Path,
+    camera: str = "image_0",
+    dt: float = BRIDGE_DT,
+    size: Size | None = None,
+    report: Callable[[str], None] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Import a TFRecord file, or all of a directory, into the store ``out`` and return ``out``.
+
+    The actions are 7 numbers per step: x, y, z in m, roll, pitch, yaw in rad, all relative, and the gripper (an
+    absolute command: 0 closed, 1 open). Their bounds are measured (see ``specs.bounds_of``). An instruction becomes
+    the caption of its frames and a label: its words in small letters, joined by hyphens; at most 64 labels, of the
+    most frequent instructions. Episodes that the chosen camera did not see (black pictures) are left out.
+
+    ``dt``: seconds between two steps (the files do not say; 0.2 for Bridge). ``size``: the pictures' height and
+    width, by default those of the first picture. ``report`` gets a sentence about everything left out or assumed.
+    Interrupted imports are taken up where they stopped. Raises UserError when a file is missing, cut short, damaged
+    or holds something else.
+    """
+    files = _files(path)
+    survey = _survey(files, camera, progress)
+    low, high = bounds_of(survey.actions)
+    frequent = [text for text, _ in survey.instructions.most_common(MOST_LABELS)]
+    labels = tuple(sorted({label for text in frequent if (label := _label(text))}))
+    height, width = size or survey.size
+    shards = plan_shards([length * height * width * 3 for length in survey.lengths])
+    info = StoreInfo(
+        source="rlds",
+        camera=CameraSpec(height=height, width=width, dt=dt, name=camera),
+        action=ActionSpec(
+            names=CARTESIAN_NAMES, units=CARTESIAN_UNITS, low=low, high=high, active=tuple(range(len(CARTESIAN_NAMES)))
+        ),
+        shards=len(shards),
+        states=_state_names(survey.states),
+        labels=labels,
+        settings={
+            "episodes": len(survey.records),
+            "files": len(files),
+            "listing": listing_hash(files, files[0].parent),
+        },
+    )
+    for note in _notes(survey, len(labels)) if report else ():
+        report(note)  # type: ignore[misc]
+
+    done = create_store(out, info)
+    shard_of = {survey.records[i]: (n, i) for n, indices in enumerate(shards) if n not in done for i in indices}
+    collected: list[Episode] = []
+    with tqdm(total=len(survey.records), desc="importing", unit="episode", disable=not progress) as bar:
+        bar.update(len(survey.records) - len(shard_of))
+        for steps, record in _episodes(files, camera, set(shard_of)):
+            number, index = shard_of[record]
+            collected.append(_decode(steps, index, info))
+            if index == shards[number][-1]:
+                write_shard(out, number, info, collected)
+                bar.update(len(collected))
+                collected = []
+    return out
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a .tfrecord file or a directory of them")
+    files = sorted(path.glob("*.tfrecord*")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} has no .tfrecord files")
+    return files
+
+
+def _survey(files: Sequence[Path], camera: str, progress: bool) -> _Survey:
+    """Look at every record once. Raises UserError when one is not usable at all or none is left."""
+    records, lengths, actions, skipped = [], [], [], []
+    instructions: Counter[str] = Counter()
+    widths: set[int] = set()
+    size: Size | None = None
+    for steps, record in tqdm(_episodes(files, camera), desc="reading", unit="episode", disable=not progress):
+        if len(steps.pictures) < 2:
+            skipped.append(f"{steps.where}: it has fewer than 2 steps")
+            continue
+        first = decode_picture(steps.pictures[0], f"{steps.where}: {camera} of step 0")
+        if all(darkest == brightest for darkest, brightest in first.getextrema()):  # type: ignore[misc]
+            skipped.append(f"{steps.where}: {camera} shows nothing")
+            continue
+        if not (np.isfinite(steps.actions).all() and np.isfinite(steps.states).all()):
+            raise UserError(f"{steps.where}: an action or state holds NaN or infinity; every number must be finite")
+        size = size or (first.height, first.width)
+        widths.add(steps.states.shape[1])
+        records.append(record)
+        lengths.append(len(steps.pictures))
+        actions.append(steps.actions[:-1])
+        instructions.update({text for text in steps.instructions if text})
+    if size is None:
+        raise UserError(f"{files[0]}: no usable episode ({skipped[0] if skipped else 'no records'})")
+    if len(widths) > 1:
+        raise UserError(f"{files[0]}: states of different sizes ({sorted(widths)}); import each robot by itself")
+    return _Survey(records, lengths, np.concatenate(actions), instructions, widths.pop(), size, skipped)
+
+
+def _notes(survey: _Survey, labels: int) -> Iterator[str]:
+    if survey.skipped:
+        yield f"{len(survey.skipped)} episodes are left out; the first is {survey.skipped[0]}"
+    if len(survey.instructions) > labels:
+        yield f"{len(survey.instructions)} different instructions, {labels} labels (the most frequent, spelling aside)"
+
+
+def _episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
+    """Yield the episodes of all files with their number, or only those ``wanted``."""
+    number = 0
+    for file in files:
+        try:
+            for in_file, record in enumerate(read_records(file)):
+                if wanted is None or number in wanted:
+                    where = f"{file}: record {in_file}"
+                    try:
+                        yield _steps(parse_example(record), camera, where), number
+                    except ValueError as error:
+                        raise UserError(f"{where} is not an episode ({error})") from error
+                number += 1
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _steps(example: dict[str, Feature], camera: str, where: str) -> _Steps:
+    """Pick what is needed from a record. Raises UserError when it is not there or has another shape."""
+    pictures = example.get(OBSERVATION + camera)
+    if not isinstance(pictures, list):
+        cameras = [name.removeprefix(OBSERVATION) for name, value in example.items() if _is_camera(name, value)]
+        if not cameras:
+            raise UserError(f"{where} has no {OBSERVATION}*image*; it is not an RLDS episode with pictures")
+        raise one_of("camera", camera, sorted(cameras))
+    actions, states = (_table(example, name, len(pictures), where) for name in ("steps/action", OBSERVATION + "state"))
+    if actions.shape[1] != len(CARTESIAN_NAMES):
+        raise UserError(
+            f"{where}: steps/action has {actions.size} numbers for {len(pictures)} steps; "
+            f"needs {len(CARTESIAN_NAMES)} per step ({', '.join(CARTESIAN_NAMES)})"
+        )
+    texts = example.get("steps/language_instruction", [])
+    if not isinstance(texts, list) or len(texts) not in (0, len(pictures)):
+        raise UserError(f"{where}: steps/language_instruction has {len(texts)} texts for {len(pictures)} steps")
+    instructions = [" ".join(text.decode("utf-8", "replace").split()) for text in texts] or [""] * len(pictures)
+    return _Steps(where, pictures, actions, states, instructions)
+
+
+def _is_camera(name: str, value: Feature) -> bool:
+    return name.startswith(OBSERVATION) and "image" in name and isinstance(value, list)
+
+
+def _table(example: dict[str, Feature], name: str, steps: int, where: str) -> NDArray[np.float32]:
+    """A feature as T x width; width is 0 when there is none. Raises UserError when T does not divide its size."""
+    flat = example.get(name, [])
+    if isinstance(flat, list) and flat:
+        raise UserError(f"{where}: {name} holds text or pictures; needs numbers")
+    if steps == 0 or len(flat) % steps:
+        raise UserError(f"{where}: {name} has {len(flat)} numbers for {steps} steps")
+    return np.asarray(flat, np.float32).reshape(steps, len(flat) // steps)
+
+
+def _decode(steps: _Steps, index: int, info: StoreInfo) -> Episode:
+    size = (info.camera.height, info.camera.width)
+    pictures = [decode_picture(data, f"{steps.where}: picture {t}") for t, data in enumerate(steps.pictures)]
+    held = [[name == _label(text) for name in info.labels] for text in steps.instructions]
+    return Episode(
+        index=index,
+        seed=index,
+        frames=np.stack([fit(picture, size) for picture in pictures]),
+        actions=steps.actions[:-1],
+        captions=tuple((text,) if text else () for text in steps.instructions),
+        states=steps.states if info.states else None,
+        labels=np.array(held, np.uint8) if info.labels else None,
+    )
+
+
+def _state_names(width: int) -> tuple[str, ...]:
+    if width == len(CARTESIAN_NAMES):  # Bridge: the gripper's pose and its opening
+        return tuple(f"{name} [{unit}]" for name, unit in zip(CARTESIAN_NAMES, CARTESIAN_UNITS, strict=True))
+    return tuple(f"state {number}" for number in range(width))
+
+
+def _label(instruction: str) -> str:
+    return "-".join(re.findall(r"\w+", instruction.lower()))

@@ -1,0 +1,130 @@
+"""Decode recordings (a video file, a folder of numbered pictures) to uint8 frames of one size.
+
+A picture of another shape is scaled until it just covers the size asked for, and its middle is cut out: nothing is
+distorted, and what lies beyond the longer sides is lost. The camera of a served robot must be treated the same way
+(``fit``).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hnet_vjepa.errors import UserError
+
+Size = tuple[int, int]  # height, width in pixels
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def parse_size(text: str) -> Size:
+    """Read ``64`` (a square) or ``48x64`` (height x width). Raises UserError on anything else."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(8 <= side <= 2048 for side in size):
+        raise UserError(f"size is '{text}'; give 64 for a square or 48x64 for height x width, each from 8 to 2048")
+    return size
+
+
+def fit(picture: Image.Image, size: Size) -> NDArray[np.uint8]:
+    """Return ``picture`` as H x W x 3 uint8 of ``size``: scaled to cover it, the middle cut out."""
+    height, width = size
+    if (picture.height, picture.width) != size:
+        # The middle box of the right shape, scaled in one go with an antialiasing filter.
+        scale = min(picture.height / height, picture.width / width)
+        left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
+        box = (left, top, left + width * scale, top + height * scale)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
+    return np.asarray(picture.convert("RGB"), np.uint8)
+
+
+def decode_picture(data: bytes, where: str) -> Image.Image:
+    """Decode a PNG, JPEG, BMP or WebP picture to RGB. Raises UserError when it is damaged or absurdly large."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} is not a readable picture ({' '.join(str(error).split())})") from error
+
+
+def read_video(path: Path, size: Size) -> NDArray[np.uint8]:
+    """Decode every frame of a video file to T x H x W x 3. Raises UserError when it is damaged or has no frames.
+
+    Frames are counted by decoding: webm files do not say how many they have. Timestamps are not used: nominal frame
+    rates of robot recordings are often wrong.
+    """
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} has no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                # Telephones store upright pictures lying down, with the angle beside them.
+                picture = frame.to_image()  # type: ignore[no-untyped-call]
+                frames.append(fit(picture.rotate(frame.rotation, expand=True), size))
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} is not a readable video ({error.strerror or error})") from error
+    if not frames:
+        raise UserError(f"{path} is a video without frames")
+    return np.stack(frames)
+
+
+def read_pictures(folder: Path, size: Size) -> NDArray[np.uint8]:
+    """Read a folder of numbered pictures to T x H x W x 3, in the order of their numbers.
+
+    Raises UserError when a name has no number, a number comes twice or is left out, or a picture is damaged.
+    """
+    numbered: dict[int, Path] = {}
+    for file in pictures_in(folder):
+        digits = re.findall(r"\d+", file.stem)
+        if not digits:
+            raise UserError(f"{file}: the name has no number; name pictures 0000.png, 0001.png, ...")
+        number = int(digits[-1])
+        if number in numbered:
+            raise UserError(f"{folder}: {numbered[number].name} and {file.name} have the same number")
+        numbered[number] = file
+    if not numbered:
+        raise UserError(f"{folder} has no pictures ({', '.join(PICTURES)})")
+    for number in range(min(numbered), max(numbered)):
+        if number not in numbered:
+            raise UserError(f"{folder}: picture number {number} is missing")
+    return np.stack([fit(decode_picture(numbered[n].read_bytes(), str(numbered[n])), size) for n in sorted(numbered)])
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files directly in ``folder``."""
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURES and file.name[0] != "."]
+
+
+def find_recording(folder: Path, camera: str | None) -> Callable[[Size], NDArray[np.uint8]]:
+    """Return the function that reads an episode folder's recording at a given size.
+
+    A recording is a video file, a sub-folder of numbered pictures, or numbered pictures in the folder itself. With
+    ``camera``, only a file or sub-folder of that name counts. Raises UserError when there is none or more than one.
+    """
+    readers: dict[str, Callable[[Size], NDArray[np.uint8]]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or (camera is not None and entry.stem != camera):
+            continue
+        if entry.is_dir() and pictures_in(entry):
+            readers[entry.name] = partial(read_pictures, entry)
+        elif entry.suffix.lower() in VIDEOS:
+            readers[entry.name] = partial(read_video, entry)
+    if camera is None and pictures_in(folder):
+        readers["the pictures in it"] = partial(read_pictures, folder)
+    if len(readers) == 1:
+        return next(iter(readers.values()))
+    if readers:
+        raise UserError(f"{folder} has several recordings ({', '.join(readers)}); choose one with --camera NAME")
+    named = "" if camera is None else f" named '{camera}'"
+    raise UserError(f"{folder} has no recording{named}; put a video file or numbered pictures there")

@@ -1,0 +1,57 @@
+"""Learned attention pooling: a varying number of chunks becomes a few slots in a fixed order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hnet_vjepa.models.hnet.routing import Routing
+from hnet_vjepa.models.ops import anchor_grid
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """M' slots of a window, at most min(M, M') of them valid."""
+
+    slots: Tensor  # B x M' x D
+    centroids: Tensor  # B x M' x 3 as (t, y, x)
+    sizes: Tensor  # B x M'
+    mask: Tensor  # B x M', True = holds no chunk
+    attention: Tensor  # B x M' x K
+
+
+class LearnedAttentionPooling(nn.Module):
+    """M chunks to M' slots by learned queries that attend to the chunks.
+
+    ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + log size_k - s |anchor_j - centroid_k|^2 )``. The queries fix the
+    order of the slots, so that slot j of one picture can be compared with slot j of another; like the prototypes they
+    start on a grid. A slot is valid when at least one chunk likes it best, hence at most min(M, M') are.
+    """
+
+    def __init__(self, dim: int, rows: int, columns: int, prior_strength: float = 4.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.queries = nn.Parameter(torch.randn(rows * columns, dim) * dim**-0.5)
+        self.anchors = nn.Parameter(anchor_grid(rows, columns))
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.prior_strength = prior_strength
+
+    def forward(self, routing: Routing) -> Pooled:
+        """Pool B x K chunks (dead ones masked) to B x M' slots."""
+        normed = self.norm(routing.chunks)
+        match = self.queries @ self.key(normed).float().transpose(1, 2) * self.queries.shape[-1] ** -0.5  # B x M' x K
+        distance = (self.anchors[:, None] - routing.centroids[:, None, :, 1:]).square().sum(-1)  # B x M' x K
+        logits = match - self.prior_strength * distance
+        dead = routing.mask[:, None]  # B x 1 x K
+        usable = dead & ~dead.all(-1, keepdim=True)  # all-padding samples stay finite and are masked below
+        attention = (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).masked_fill(usable, float("-inf")).softmax(-1)
+        slots = attention @ self.value(normed).float()  # B x M' x D
+        centroids = attention @ routing.centroids  # B x M' x 3
+        share = logits.softmax(1) * (~dead)  # B x M' x K, every live chunk shared out among the slots
+        sizes = (share * routing.sizes[:, None]).sum(-1)  # B x M'
+        favourite = share.detach().amax(1, keepdim=True)
+        mask = ~((share.detach() == favourite) & (favourite > 0)).any(-1)
+        return Pooled(slots, centroids, sizes, mask, attention)

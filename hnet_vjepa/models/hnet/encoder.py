@@ -1,0 +1,117 @@
+"""Low-level encoder: a ResNet-3D that keeps every frame, looks only into the past, and can be fed frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Cache = dict[int, Tensor]
+
+
+class CausalConv3d(nn.Conv3d):
+    """3-D convolution whose kernel reaches only backwards in time.
+
+    The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, so that
+    a single goal picture means "at rest here".
+    """
+
+    def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, bias: bool = False) -> None:
+        time, space = kernel
+        padding = (0, space // 2, space // 2)
+        super().__init__(channels, out, (time, space, space), (1, stride, stride), padding, bias=bias)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """B x C x T x H x W -> B x C' x T x H' x W'. ``cache`` holds the last frames between calls of a stream."""
+        past = self.kernel_size[0] - 1
+        if past:
+            before = cache.get(id(self)) if cache is not None else None
+            if before is None:
+                before = x[:, :, :1].expand(-1, -1, past, -1, -1)
+            x = torch.cat([before, x], 2)  # B x C x (past + T) x H x W
+            if cache is not None:
+                cache[id(self)] = x[:, :, -past:]
+        return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group normalisation within each frame: no statistics over time, over samples, or over ranks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x T x H x W -> the same."""
+        batch, _, frames = x.shape[:3]
+        flat = x.transpose(1, 2).flatten(0, 1)  # (B*T) x C x H x W
+        return super().forward(flat).unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions, the first ``time`` frames deep, and a shortcut (He et al. 2016; Hara et al. 2018)."""
+
+    def __init__(self, channels: int, out: int, time: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.first = CausalConv3d(channels, out, (time, 3), stride)
+        self.first_norm = FrameGroupNorm(groups, out)
+        self.second = CausalConv3d(out, out, (1, 3))
+        self.second_norm = FrameGroupNorm(groups, out)
+        same = channels == out and stride == 1
+        self.shortcut = None if same else CausalConv3d(channels, out, (1, 1), stride)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """B x C x T x H x W -> B x C' x T x H' x W'."""
+        y = F.relu(self.first_norm(self.first(x, cache)))
+        y = self.second_norm(self.second(y))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class LowLevelEncoder(nn.Module):
+    """ResNet-3D with a strided stem and one stage per width; every stage after the first halves the picture.
+
+    Args:
+        stem_width, stem_stride: channels and spatial stride of the first convolution.
+        widths: channels of each stage; the last is D.
+        depths: residual blocks of each stage.
+        times: frames that the blocks of each stage look at (1: a frame alone).
+        groups: groups of the normalisation.
+    """
+
+    def __init__(
+        self,
+        stem_width: int,
+        stem_stride: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        times: Sequence[int],
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        self.stride = stem_stride * 2 ** (len(widths) - 1)
+        self.dim = widths[-1]
+        self.history = sum(depth * (time - 1) for depth, time in zip(depths, times, strict=True))
+        self.stem = CausalConv3d(3, stem_width, (1, 2 * stem_stride - 1), stem_stride)
+        self.stem_norm = FrameGroupNorm(groups, stem_width)
+        blocks, channels = [], stem_width
+        for stage, (width, depth, time) in enumerate(zip(widths, depths, times, strict=True)):
+            for block in range(depth):
+                stride = 2 if stage and not block else 1
+                blocks.append(ResidualBlock(channels, width, time, stride, groups))
+                channels = width
+        self.blocks = nn.ModuleList(blocks)
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, video: Tensor, cache: Cache | None = None) -> Tensor:
+        """Encode normalised video B x T x H x W x 3 to features B x T x H' x W' x D, H' = H / stride (rounded up)."""
+        x = video.permute(0, 4, 1, 2, 3)  # B x 3 x T x H x W, already channels-last in memory
+        x = F.relu(self.stem_norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x, cache)
+        return x.permute(0, 2, 3, 4, 1)  # B x T x H' x W' x D
+
+    def stream(self, frame: Tensor, cache: Cache) -> Tensor:
+        """Encode one more frame (B x H x W x 3) of a running stream: B x H' x W' x D.
+
+        ``cache`` starts as an empty dict and belongs to one stream. The result equals the last frame of ``forward``
+        on all frames so far.
+        """
+        return self.forward(frame.unsqueeze(1), cache).squeeze(1)

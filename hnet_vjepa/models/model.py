@@ -1,0 +1,65 @@
+"""All modules of one world model, with what they must know of the robot and its camera."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from hnet_vjepa.config import Config
+from hnet_vjepa.models.hnet.dechunker import Dechunker
+from hnet_vjepa.models.hnet.encoder import Cache
+from hnet_vjepa.models.probe import AttentiveProbe
+from hnet_vjepa.models.text import StateProjector, TextEncoder
+from hnet_vjepa.models.vjepa.predictor import Predictor
+from hnet_vjepa.models.vjepa.vit import HNetViT
+from hnet_vjepa.models.world_model import WorldModel
+from hnet_vjepa.specs import ActionSpec, CameraSpec
+
+
+class Robot(BaseModel):
+    """What a model is tied to: the camera it sees through, the actions it knows, the labels it was taught."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    camera: CameraSpec
+    action: ActionSpec
+    labels: tuple[str, ...] = ()
+
+
+class HNetVJEPA(nn.Module):
+    """Backbone (the chunk encoder), its EMA target, and what each phase adds.
+
+    Planning state: S = M' slots of ``state_dim`` numbers, read out of the chunks of one control step.
+    """
+
+    def __init__(self, config: Config, robot: Robot) -> None:
+        super().__init__()
+        self.config, self.robot = config, robot
+        model, slots = config.model, config.model.backbone.slots
+        self.backbone = HNetViT(model.backbone)
+        dim, state_dim = self.backbone.dim, model.world_model.state_dim
+        self.target = copy.deepcopy(self.backbone).requires_grad_(False)
+        self.predictor = Predictor(dim, model.predictor.width, model.predictor.depth, model.predictor.heads)
+        self.dechunker = Dechunker(dim)
+        self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model)
+        self.text = TextEncoder(model.text)
+        self.projector = StateProjector(state_dim, slots, model.text.width, model.text.embedding)
+        self.probe = AttentiveProbe(state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))
+
+    def states(self, video: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
+        """Planning state of every frame: normalised video B x T x H x W x 3 -> B x T x S x d and mask B x T x S.
+
+        A frame's state depends on that frame and its past alone.
+        """
+        chunks = self.backbone(video, cache=cache)
+        return self.world_model.readout(chunks.tokens).float(), chunks.mask
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Move the EMA target: target <- momentum * target + (1 - momentum) * backbone."""
+        target = list(self.target.parameters())
+        student = [p.detach() for p in self.backbone.parameters()]
+        torch._foreach_lerp_(target, student, 1 - momentum)

@@ -1,0 +1,134 @@
+"""HNetViT: video to contextualised chunks. Encoder, sparse attention, routing, pooling, positions, transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hnet_vjepa.config import BackboneConfig
+from hnet_vjepa.models.hnet.downsampler import LearnedAttentionPooling
+from hnet_vjepa.models.hnet.encoder import Cache, LowLevelEncoder
+from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
+from hnet_vjepa.models.hnet.routing import SparseRouting
+from hnet_vjepa.models.hnet.sparse_attention import NativeSparseAttention
+from hnet_vjepa.models.ops import grid_positions
+from hnet_vjepa.models.transformer import Block, key_bias
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of W windows. Masks are True = padding. N is the number of grid cells of a window."""
+
+    tokens: Tensor  # B x W x M' x D, contextualised
+    centroids: Tensor  # B x W x M' x 3 as (t, y, x), t in frames of the clip
+    sizes: Tensor  # B x W x M'
+    mask: Tensor  # B x W x M'
+    assignment: Tensor  # B x W x N x K, grid cells to prototypes
+    chunks: Tensor  # B x W x K x D, before pooling
+    chunk_centroids: Tensor  # B x W x K x 3
+    chunk_mask: Tensor  # B x W x K
+    attention: Tensor  # B x W x M' x K, prototypes to slots
+    cells: Tensor  # B x W x N x D, the features the chunks were made of
+    grid: tuple[int, int, int]  # frames, rows and columns of a window
+
+    def cell_slots(self) -> Tensor:
+        """The slot that each grid cell belongs to (its prototype's favourite slot): B x W x N."""
+        prototype = self.assignment.argmax(-1)  # B x W x N
+        slot = self.attention.masked_fill(self.mask[..., None], -1.0).argmax(-2)  # B x W x K
+        return slot.gather(-1, prototype)
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, centroids, sizes and mask with the windows one after another: B x (W*M') x ..."""
+        return self.tokens.flatten(1, 2), self.centroids.flatten(1, 2), self.sizes.flatten(1, 2), self.mask.flatten(1, 2)
+
+
+class HNetViT(nn.Module):
+    """The chunk encoder. The same weights serve a whole clip and single control steps.
+
+    ``window`` frames are routed together. With ``across`` the transformer sees the chunks of all windows of the clip
+    (pretraining); without it every window stands alone, so that nothing of the future enters (planning).
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        encoder = config.encoder
+        self.encoder = LowLevelEncoder(
+            encoder.stem_width, encoder.stem_stride, encoder.widths, encoder.depths, encoder.times, encoder.groups
+        )
+        dim = self.encoder.dim
+        self.dim = dim
+        self.sparse_norm = nn.LayerNorm(dim)
+        self.sparse_attention = NativeSparseAttention(
+            dim, config.attention.heads, config.attention.cube, config.attention.selected, config.attention.radius
+        )
+        self.routing = SparseRouting(dim, *config.routing.grid, config.routing.prior_strength, config.routing.scale)
+        self.pooling = LearnedAttentionPooling(dim, *config.pooling.grid, config.pooling.prior_strength)
+        self.position = AdaptivePositionalEncoding(dim)
+        self.blocks = nn.ModuleList(Block(dim, config.vit.heads) for _ in range(config.vit.depth))
+        self.norm = nn.LayerNorm(dim)
+        self.recompute = config.vit.recompute
+
+    def forward(
+        self, video: Tensor, window: int = 1, across: bool = False, padding: Tensor | None = None, cache: Cache | None = None
+    ) -> Chunks:
+        """Encode normalised video B x T x H x W x 3 in T / window windows.
+
+        Args:
+            padding: B x T, True = frame that is not there.
+            cache: of a running stream (see LowLevelEncoder.stream); the clip is then its next frames.
+
+        Raises:
+            ValueError: T is not a multiple of ``window``.
+        """
+        batch, frames = video.shape[:2]
+        if frames % window:
+            raise ValueError(f"a clip of {frames} frames can not be cut into windows of {window}")
+        windows = frames // window
+        features = self.encoder(video, cache)  # B x T x H' x W' x D
+        height, width = features.shape[2:4]
+        features = features.unflatten(1, (windows, window)).flatten(0, 1)  # (B*W) x w x H' x W' x D
+        cell_padding = None
+        if padding is not None:
+            cell_padding = padding.reshape(-1, window, 1, 1).expand(-1, -1, height, width)
+        features = features + self.sparse_attention(self.sparse_norm(features), cell_padding)
+        cells = features.flatten(1, 3)  # (B*W) x N x D
+        positions = grid_positions(window, height, width, video.device)
+        routing = self.routing(cells, positions, None if cell_padding is None else cell_padding.flatten(1))
+        pooled = self.pooling(routing)
+
+        split = lambda x: x.unflatten(0, (batch, windows))  # noqa: E731
+        start = torch.arange(windows, device=video.device, dtype=torch.float32) * window
+        clock = torch.stack([start, start * 0, start * 0], -1)[:, None]  # W x 1 x 3, the windows' place in the clip
+        centroids = split(pooled.centroids) + clock
+        sizes, mask = split(pooled.sizes), split(pooled.mask)
+        placed = pooled.centroids if not across else centroids.flatten(0, 1)  # alone, every window is the first
+        tokens = pooled.slots + self.position(placed, pooled.sizes)  # (B*W) x M' x D
+        tokens = self._contextualise(tokens, sizes, mask, batch if across else batch * windows)
+        return Chunks(
+            tokens=tokens.reshape(batch, windows, -1, self.dim),
+            centroids=centroids,
+            sizes=sizes,
+            mask=mask,
+            assignment=split(routing.assignment),
+            chunks=split(routing.chunks),
+            chunk_centroids=split(routing.centroids) + clock,
+            chunk_mask=split(routing.mask),
+            attention=split(pooled.attention),
+            cells=split(cells),
+            grid=(window, height, width),
+        )
+
+    def _contextualise(self, tokens: Tensor, sizes: Tensor, mask: Tensor, rows: int) -> Tensor:
+        """Run the transformer over ``rows`` sequences of chunks, each chunk weighing as much as its size."""
+        x = tokens.reshape(rows, -1, self.dim)
+        bias = key_bias(mask.reshape(rows, -1), sizes.reshape(rows, -1).clamp(min=1e-3).log())
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, bias, use_reentrant=False)
+            else:
+                x = block(x, bias)
+        normed: Tensor = self.norm(x)
+        return normed

@@ -1,0 +1,90 @@
+"""Action-conditioned world model: the planning state, its dynamics, and the one rollout of training and planning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hnet_vjepa.config import WorldModelConfig
+from hnet_vjepa.models.transformer import Attention, Block
+
+
+class CrossAttentionFuser(nn.Module):
+    """Fuse actions into chunk slots: every slot attends to one token per action dimension.
+
+    With one token for the whole action attention would have nothing to choose from; one per dimension lets a slot
+    take what moves it.
+    """
+
+    def __init__(self, width: int, heads: int, action_dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(action_dim, width) * 0.5)
+        self.offset = nn.Parameter(torch.randn(action_dim, width) * 0.5)
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+
+    def forward(self, slots: Tensor, action: Tensor) -> Tensor:
+        """Slots B x S x width and normalised actions B x A -> B x S x width."""
+        tokens = action[..., None] * self.scale + self.offset  # B x A x width
+        return slots + self.attention(self.norm(slots), tokens)
+
+
+class Dynamics(nn.Module):
+    """One step: the planning state after an action, as the present state plus a change."""
+
+    def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(state_dim, width)
+        self.slot = nn.Parameter(torch.randn(slots, width) * 0.5)
+        self.fuser = CrossAttentionFuser(width, heads, action_dim)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.change = nn.Linear(width, state_dim)
+        nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """State B x S x d and normalised action B x A -> next state B x S x d."""
+        x = self.fuser(self.embed(state) + self.slot, action)
+        for block in self.blocks:
+            x = block(x)
+        changed: Tensor = state + self.change(self.norm(x))
+        return changed
+
+
+class InverseDynamics(nn.Module):
+    """Which actions lie between two states: keeps what the robot controls in the representation (PLDM, eb_jepa)."""
+
+    def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * slots * state_dim, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, action_dim)
+        )
+
+    def forward(self, state: Tensor, later: Tensor) -> Tensor:
+        """Two states ... x S x d -> the normalised action between them ... x A."""
+        pair = torch.cat([state.flatten(-2), (later - state).flatten(-2)], -1)
+        action: Tensor = self.mlp(pair)
+        return action
+
+
+class WorldModel(nn.Module):
+    """Planning state and dynamics. S slots of d numbers each; ``action_dim`` counts the active dimensions."""
+
+    def __init__(self, dim: int, slots: int, action_dim: int, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.readout = nn.Linear(dim, config.state_dim)
+        self.dynamics = Dynamics(config.state_dim, slots, action_dim, config.width, config.depth, config.heads)
+        self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
+
+
+def rollout(dynamics: Dynamics, state: Tensor, actions: Tensor) -> Tensor:
+    """Imagine: the states after each of H actions. The only rollout there is; training and planning call it.
+
+    State B x S x d, normalised actions B x H x A -> B x H x S x d.
+    """
+    states = []
+    for step in range(actions.shape[1]):
+        state = dynamics(state, actions[:, step])
+        states.append(state)
+    return torch.stack(states, 1)

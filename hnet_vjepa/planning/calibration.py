@@ -1,0 +1,26 @@
+"""What the planner must know of the energy's scale: when a goal counts as reached."""
+
+from __future__ import annotations
+
+import torch
+
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.energy import energy
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.trainers.measure import clip_batches
+
+REACHED_QUANTILE = 0.1
+
+
+@torch.no_grad()
+def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
+    """The energy below which a goal counts as reached: that of the nearest tenth of consecutive frames.
+
+    Needs no labels: a robot that is nearer to the goal than it usually is to where it was one step ago has arrived, as
+    far as the camera can tell.
+    """
+    energies = []
+    for batch in clip_batches(model, store, "held_out" if store.split("held_out") else "train", 2):
+        states = model.states(batch.video)[0]
+        energies.append(energy(states[:, 0], states[:, 1], model.config.plan.distance))
+    return float(torch.cat(energies).quantile(REACHED_QUANTILE))

@@ -1,0 +1,245 @@
+"""A loaded checkpoint that answers plan queries: frames and a goal in, the best action sequence out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
+from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
+from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.models.world_model import rollout
+from hnet_vjepa.planning.cem import check_search, search_actions
+from hnet_vjepa.planning.objectives import LabelObjective, Objective, StateObjective, TextObjective
+from hnet_vjepa.planning.protocols import (
+    Goal,
+    ImageGoal,
+    LabelGoal,
+    LatentGoal,
+    ModelCard,
+    PlanQuery,
+    PlanResult,
+    SearchSettings,
+    TextGoal,
+)
+
+REMEMBERED_GOALS = 256
+
+
+class WorldModelPlanner:
+    """Plans with one checkpoint. Queries are answered in batches; those with like goals and settings share a search."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        if "action" not in checkpoint.manifest.trained():
+            raise UserError(f"{checkpoint.path} has no dynamics; planning needs the phase 'action' (hnet train --phases action)")
+        self._model = checkpoint.model
+        self._robot = checkpoint.model.robot
+        self._reached = checkpoint.manifest.reached_energy
+        self._goals: OrderedDict[bytes, Tensor] = OrderedDict()
+        spec = self._robot.action
+        active = list(spec.active)
+        low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
+        self._centre, self._half = (low + high) / 2, (high - low) / 2
+        self._mean, self._std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        self._hold = self._to_unit(torch.zeros(len(active)).clamp(low, high))
+        self._card = _card(checkpoint)
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is."""
+        return self._card
+
+    def check(self, query: PlanQuery) -> None:
+        """Raise UserError when a query can not be answered, naming what is wrong and what is allowed."""
+        card = self._card
+        if query.frames.ndim != 4 or not len(query.frames):
+            raise UserError(f"frames: shape {query.frames.shape}; expected T x H x W x 3 with T at least 1")
+        card.camera.check(query.frames, "frames")
+        check_search(query.search or card.search)
+        if query.previous_actions is not None:
+            card.action.check(query.previous_actions, "previous_actions")
+        _check_goal(query.goal, card)
+
+    @torch.inference_mode()
+    def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
+        """Answer all queries, in their order. Raises UserError as ``check`` does."""
+        for query in queries:
+            self.check(query)
+        results: list[PlanResult | None] = [None] * len(queries)
+        groups: dict[tuple[type[Goal], SearchSettings, int], list[int]] = {}
+        for i, query in enumerate(queries):
+            key = (_kind(query.goal), query.search or self._card.search, min(len(query.frames), self._card.history + 1))
+            groups.setdefault(key, []).append(i)
+        for (_, search, frames), members in groups.items():
+            answers = self._plan_alike([queries[i] for i in members], search, frames)
+            for i, answer in zip(members, answers, strict=True):
+                results[i] = answer
+        return [result for result in results if result is not None]
+
+    def _plan_alike(self, queries: list[PlanQuery], search: SearchSettings, frames: int) -> list[PlanResult]:
+        """One search for queries with the same kind of goal, the same settings and equally many frames."""
+        begun = time.monotonic()
+        video = normalise_frames(np.stack([q.frames[-frames:] for q in queries]))
+        state = self._model.states(video)[0][:, -1]  # B x S x d
+        objective = self._objective([q.goal for q in queries])
+        energy_now = objective(state[:, None])[:, 0]
+        encoded = time.monotonic()
+
+        def score(actions: Tensor) -> Tensor:
+            batch, candidates, horizon, _ = actions.shape
+            starts = state.repeat_interleave(candidates, 0)  # (B*N) x S x d
+            imagined = rollout(self._model.world_model.dynamics, starts, self._to_model(actions.flatten(0, 1)))
+            per_step = imagined.unflatten(0, (batch, candidates)).flatten(1, 2)  # B x (N*H) x S x d
+            return objective(per_step).unflatten(1, (candidates, horizon))
+
+        settings = self._model.config.plan
+        found = search_actions(
+            score,
+            torch.stack([self._first_mean(q, search.horizon) for q in queries]),
+            search,
+            [q.seed for q in queries],
+            settings.momentum,
+            settings.min_std,
+            settings.noise_colour,
+            min((q.deadline for q in queries if q.deadline is not None), default=None),
+        )
+        planned = time.monotonic()
+        timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
+        results = []
+        for i, query in enumerate(queries):
+            reached = self._is_reached(query.goal, float(energy_now[i]))
+            actions = torch.zeros_like(found.actions[i]) + self._hold if reached else found.actions[i]
+            results.append(
+                PlanResult(
+                    actions=self._to_robot(actions),
+                    energies=found.energies[i].numpy(),
+                    energy_now=float(energy_now[i]),
+                    reached=reached,
+                    iterations=found.iterations,
+                    state=state[i].numpy(),
+                    timing_ms=timing,
+                )
+            )
+        return results
+
+    def _objective(self, goals: list[Goal]) -> Objective:
+        """The energy of goals of one kind."""
+        first = goals[0]
+        if isinstance(first, ImageGoal | LatentGoal):
+            return StateObjective(torch.stack([self._goal_state(goal) for goal in goals]), self._model.config.plan.distance)
+        if isinstance(first, TextGoal):
+            texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
+            return TextObjective(self._model.projector, self._model.text.encode(texts))
+        wanted = torch.zeros(len(goals), len(self._card.labels))
+        for row, goal in enumerate(goals):
+            assert isinstance(goal, LabelGoal)
+            wanted[row, [self._card.labels.index(name) for name in goal.labels]] = 1
+        return LabelObjective(self._model.probe, wanted)
+
+    def _goal_state(self, goal: Goal) -> Tensor:
+        """Planning state of an image or stored goal; pictures are encoded once and remembered."""
+        if isinstance(goal, LatentGoal):
+            return torch.from_numpy(goal.state)
+        assert isinstance(goal, ImageGoal)
+        key = goal.frame.tobytes()
+        if key not in self._goals:
+            self._goals[key] = self._model.states(normalise_frames(goal.frame[None, None]))[0][0, 0]
+            while len(self._goals) > REMEMBERED_GOALS:
+                self._goals.popitem(last=False)
+        self._goals.move_to_end(key)
+        return self._goals[key]
+
+    def _is_reached(self, goal: Goal, energy: float) -> bool:
+        """Images: nearer than the calibrated energy. Labels: all wanted ones likely. Words: no calibrated bound yet."""
+        if isinstance(goal, ImageGoal | LatentGoal):
+            return self._reached is not None and energy < self._reached
+        return isinstance(goal, LabelGoal) and energy < float(np.log(2))
+
+    def _first_mean(self, query: PlanQuery, horizon: int) -> Tensor:
+        """The previous plan moved on by one step and filled up by holding still: H x A in -1..1."""
+        mean = self._hold.repeat(horizon, 1)
+        if query.previous_actions is not None:
+            old = torch.from_numpy(query.previous_actions)[1 : horizon + 1][:, list(self._robot.action.active)]
+            mean[: len(old)] = self._to_unit(old)
+        return mean
+
+    def _to_unit(self, actions: Tensor) -> Tensor:
+        """Robot units (active dimensions) to -1..1; a dimension of no width is 0."""
+        return ((actions - self._centre) / self._half.clamp(min=1e-12)).clamp(-1, 1) * (self._half > 0)
+
+    def _to_model(self, unit: Tensor) -> Tensor:
+        """-1..1 to the model's normalised actions."""
+        return (self._centre + unit * self._half - self._mean) / self._std
+
+    def _to_robot(self, unit: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """-1..1 (H x A) to full action vectors in robot units, H x dim, inside the bounds."""
+        spec = self._robot.action
+        full = np.zeros((len(unit), spec.dim), np.float32)
+        full[:, list(spec.active)] = (self._centre + unit * self._half).numpy()
+        return np.clip(full, np.float32(spec.low), np.float32(spec.high))
+
+
+def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldModelPlanner:
+    """Load a checkpoint for planning. ``threads`` sets torch's; the default leaves them as they are.
+
+    Raises UserError when the checkpoint is missing, damaged, or has no action phase.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return WorldModelPlanner(load_checkpoint(checkpoint))
+
+
+def _card(checkpoint: Checkpoint) -> ModelCard:
+    model, trained = checkpoint.model, checkpoint.manifest.trained()
+    plan = model.config.plan
+    goals = ["image", "latent"]
+    goals += ["text"] if "language" in trained else []
+    goals += ["label"] if "probe" in trained else []
+    return ModelCard(
+        name=model.config.name,
+        camera=model.robot.camera,
+        action=model.robot.action,
+        phases=trained,
+        goals=tuple(goals),
+        labels=model.robot.labels if "probe" in trained else (),
+        history=model.backbone.encoder.history,
+        state_shape=(model.config.model.backbone.slots, model.config.model.world_model.state_dim),
+        search=SearchSettings(plan.candidates, plan.iterations, plan.horizon, plan.elites),
+        parameters=sum(p.numel() for name, p in model.named_parameters() if not name.startswith("target.")),
+        fingerprint=checkpoint.fingerprint,
+        pixel_mean=(PIXEL_MEAN,) * 3,
+        pixel_std=(PIXEL_STD,) * 3,
+    )
+
+
+def _kind(goal: Goal) -> type[Goal]:
+    return LatentGoal if isinstance(goal, ImageGoal) else type(goal)
+
+
+def _check_goal(goal: Goal, card: ModelCard) -> None:
+    names = {ImageGoal: "image", TextGoal: "text", LabelGoal: "label", LatentGoal: "latent"}
+    kind = names[type(goal)]
+    if kind not in card.goals:
+        raise UserError(f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); it takes: {', '.join(card.goals)}")
+    if isinstance(goal, ImageGoal):
+        if goal.frame.ndim != 3:
+            raise UserError(f"goal.image: shape {goal.frame.shape}; expected H x W x 3")
+        card.camera.check(goal.frame, "goal.image")
+    elif isinstance(goal, TextGoal):
+        if not goal.text.strip():
+            raise UserError("goal.text is empty; say where the robot shall go")
+    elif isinstance(goal, LabelGoal):
+        if not goal.labels:
+            raise UserError(f"goal.labels is empty; choose from: {', '.join(card.labels)}")
+        for name in goal.labels:
+            if name not in card.labels:
+                raise one_of("label", name, card.labels)
+    elif goal.state.shape != card.state_shape or not np.isfinite(goal.state).all():
+        raise UserError(f"goal.state: expected {card.state_shape[0]} x {card.state_shape[1]} finite numbers")
+
+

@@ -1,0 +1,76 @@
+"""Phase 4, action: what the planning state becomes if the robot does ``a``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hnet_vjepa.config import PhaseName
+from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.world_model import rollout
+from hnet_vjepa.trainers.language_align import language_loss
+from hnet_vjepa.trainers.measure import open_loop_error
+from hnet_vjepa.trainers.probe_train import probe_loss
+
+
+class Action:
+    """Teacher-forced step, rollout, inverse dynamics, variance and covariance.
+
+    ``rehearse`` names the phases trained before: their heads go on learning on detached states, so that words and
+    labels keep their meaning while the state under them moves, and never shape what image goals are measured with.
+    """
+
+    name: PhaseName = "action"
+
+    def __init__(self, rehearse: tuple[PhaseName, ...] = ()) -> None:
+        self.rehearse = rehearse
+
+    def modules(self, model: HNetVJEPA) -> list[nn.Module]:
+        """World model, backbone unless frozen, and the heads that are rehearsed."""
+        modules: list[nn.Module] = [model.world_model]
+        if not model.config.action.frozen_encoder:
+            modules.append(model.backbone)
+        if model.config.action.rehearsal and "language" in self.rehearse:
+            modules += [model.projector, model.text]
+        if model.config.action.rehearsal and "probe" in self.rehearse:
+            modules.append(model.probe)
+        return modules
+
+    def ema(self, model: HNetVJEPA) -> float | None:
+        """No target: the variance term and inverse dynamics prevent collapse."""
+        return None
+
+    def ready(self, store: EpisodeStore) -> str | None:
+        """Needs actions that differ."""
+        return None if any(e.actions.std() > 0 for e in store.episodes) else "its actions never change"
+
+    def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
+        """Squared errors of prediction in the planning state, and what keeps the state informative."""
+        config, world = model.config.action, model.world_model
+        states, _ = model.states(batch.video)  # B x T x S x d
+        before, after = states[:, :-1], states[:, 1:]
+        stepped = world.dynamics(before.flatten(0, 1), batch.actions.flatten(0, 1))
+        imagined = rollout(world.dynamics, states[:, 0], batch.actions)
+        losses = {
+            "step": (stepped - after.flatten(0, 1)).square().mean(),
+            "rollout": config.rollout * (imagined - after).square().mean(),
+        }
+        losses["inverse"] = config.inverse * (world.inverse(before, after) - batch.actions).square().mean()
+        # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
+        content = gather_rows((states - states.mean((0, 1))).flatten(0, 2))  # (B*T*S) x d
+        losses["variance"] = config.variance * variance_loss(content)
+        losses["covariance"] = config.covariance * covariance_loss(content)
+        if config.rehearsal and "language" in self.rehearse:
+            terms = language_loss(model, states[:, -1].detach(), batch.captions, batch.keys)
+            losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()
+        if config.rehearsal and "probe" in self.rehearse:
+            terms = probe_loss(model, states[:, -1].detach(), batch.labels)
+            losses["probe"] = config.rehearsal * torch.stack(list(terms.values())).sum()
+        return losses
+
+    def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+        """Open-loop error over 1..10 steps against "nothing moves"; and the heads once more."""
+        return open_loop_error(model, store)

@@ -1,0 +1,216 @@
+"""The one training loop: optimiser, schedule, accumulation, clipping, EMA, saving, resuming, logging.
+
+Which clips a step sees and what is hidden in them depends on (seed, step) alone, and no layer draws random numbers, so a
+run that was killed goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hnet_vjepa.config import PhaseConfig
+from hnet_vjepa.data.batch import Batch, ClipSampler
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.trainers.phase import Phase
+from hnet_vjepa.utils.distrib import make_accelerator
+from hnet_vjepa.utils.files import directory_atomic, write_bytes_atomic, write_json_atomic
+from hnet_vjepa.utils.runtime import choose_precision
+
+
+class TrainingError(RuntimeError):
+    """Training can not go on (the loss is not a number); what was saved before is intact."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a phase did. ``seconds`` counts every part of a run that was interrupted."""
+
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+class _PhaseLoss(nn.Module):
+    """The phase's loss as a module's forward, which is what data-parallel wrappers need to see."""
+
+    def __init__(self, phase: Phase, model: HNetVJEPA) -> None:
+        super().__init__()
+        self.phase, self.model = phase, model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        terms = self.phase.loss(self.model, batch)
+        return torch.stack([term.float() for term in terms.values()]).sum(), {k: v.detach() for k, v in terms.items()}
+
+
+def learning_rate(step: int, config: PhaseConfig) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(config.warmup * config.steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+
+def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, progress: bool = True) -> Outcome:
+    """Train one phase of ``model`` in place and evaluate it.
+
+    Args:
+        folder: receives ``log.jsonl`` (one line per logged step) and, while the phase runs, ``resume/``, from which an
+            interrupted run goes on.
+
+    Raises:
+        UserError: the data can not train this phase, or the batch can not be shared out among the ranks.
+        TrainingError: the loss is not finite; the last save is kept.
+    """
+    config = model.config.phase(phase.name)
+    reason = phase.ready(store)
+    if reason:
+        raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
+    sampler = ClipSampler(store, model.robot.action, "train", config.clip_frames, model.config.seed)
+    accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
+    ranks = accelerator.num_processes
+    if config.batch_size % (ranks * config.accumulate):
+        raise UserError(
+            f"{phase.name}.batch_size = {config.batch_size} can not be shared out among {ranks} ranks "
+            f"and {config.accumulate} accumulation steps; it must be a multiple of {ranks * config.accumulate}"
+        )
+    model.requires_grad_(False)
+    for module in phase.modules(model):
+        module.requires_grad_(True)
+    if phase.ema(model) is not None:
+        model.target.load_state_dict(model.backbone.state_dict())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    first, seconds = _resume(folder, model, optimizer, trained)
+    model.to(accelerator.device).train()
+    loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
+
+    main = accelerator.is_main_process
+    log = _Log(folder / "log.jsonl", first) if main else None
+    bar = tqdm(
+        total=config.steps, initial=first, desc=phase.name, unit="step", disable=None if progress and main else True
+    )
+    started = time.monotonic()
+    for step in range(first, config.steps):
+        rate = learning_rate(step, config)
+        for group in wrapped.param_groups:
+            group["lr"] = rate
+        terms, norm = _step(accelerator, loss_module, wrapped, trained, sampler, config, step)
+        momentum = phase.ema(model)
+        if momentum is not None:
+            model.update_target(momentum)
+        bar.update()
+        if step % config.log_every == 0 or step == config.steps - 1:
+            values = {name: float(value) for name, value in terms.items()}
+            bar.set_postfix(loss=f"{sum(values.values()):.3f}")
+            if log is not None:
+                log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            if main:
+                _save(folder, model, optimizer, trained, step + 1, seconds + time.monotonic() - started)
+            accelerator.wait_for_everyone()
+    bar.close()
+    seconds += time.monotonic() - started
+    model.eval().requires_grad_(False)
+    metrics = phase.evaluate(model, store)
+    accelerator.free_memory()
+    return Outcome(config.steps, seconds, metrics)
+
+
+def finish(folder: Path) -> None:
+    """Remove what only an interrupted run needs."""
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+
+
+def _step(
+    accelerator: Accelerator,
+    loss_module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    sampler: ClipSampler,
+    config: PhaseConfig,
+    step: int,
+) -> tuple[dict[str, Tensor], float]:
+    """One optimiser step over ``accumulate`` parts of the global batch; the loss terms and the gradient's norm."""
+    size = config.batch_size // config.accumulate
+    sums: dict[str, Tensor] = {}
+    norm = torch.zeros(())
+    for part in range(config.accumulate):
+        number = step * config.accumulate + part
+        batch = sampler.batch(number, size, accelerator.process_index, accelerator.num_processes)
+        with accelerator.accumulate(loss_module):
+            with accelerator.autocast():
+                loss, terms = loss_module(batch.to(accelerator.device))
+            if not torch.isfinite(loss):
+                shown = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+                raise TrainingError(f"the loss is not finite at step {step} ({shown}); lower the learning rate")
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
+    return sums, float(norm)
+
+
+def _save(
+    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int, seconds: float
+) -> None:
+    """Write what is needed to go on from ``step``."""
+    moments = {}
+    for i, parameter in enumerate(trained):
+        for name, value in optimizer.state[parameter].items():
+            moments[f"{i}.{name}"] = value.detach().contiguous().cpu()
+    with directory_atomic(folder / "resume") as target:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        (target / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
+        (target / "optimizer.safetensors").write_bytes(safetensors.torch.save(moments))
+        write_json_atomic(target / "progress.json", {"step": step, "seconds": seconds})
+
+
+def _resume(
+    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]
+) -> tuple[int, float]:
+    """Load what ``_save`` wrote, if there is anything; the step to go on from and the seconds already spent."""
+    source = folder / "resume"
+    if not (source / "progress.json").is_file():
+        return 0, 0.0
+    done = json.loads((source / "progress.json").read_text())
+    model.load_state_dict(safetensors.torch.load((source / "weights.safetensors").read_bytes()))
+    moments = safetensors.torch.load((source / "optimizer.safetensors").read_bytes())
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        optimizer.state[trained[int(index)]][name] = value
+    return int(done["step"]), float(done["seconds"])
+
+
+class _Log:
+    """JSON lines, one per logged step. On resume, lines at or after the step to go on from are dropped."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() and first else []
+        kept = [line for line in lines if json.loads(line)["step"] < first]
+        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
+
+    def write(self, values: dict[str, float]) -> None:
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(values) + "\n")

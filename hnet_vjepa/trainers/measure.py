@@ -1,0 +1,197 @@
+"""What the phases are judged by, on held-out episodes and each beside its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hnet_vjepa.data.batch import Batch, ClipSampler
+from hnet_vjepa.data.store import EpisodeStore, Split
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.world_model import rollout
+
+Halves = dict[str, NDArray[np.float64]]
+
+CLIPS = 1500  # per split; enough for a read-out of a few hundred dimensions
+HORIZON = 10
+
+
+def clip_batches(model: HNetVJEPA, store: EpisodeStore, split: Split, frames: int, limit: int = CLIPS) -> Iterator[Batch]:
+    """Evenly spread clips of a split, in batches, on the model's device."""
+    sampler = ClipSampler(store, model.robot.action, split, frames, seed=0)
+    numbers = np.unique(np.linspace(0, len(sampler) - 1, min(limit, len(sampler))).astype(int))
+    device = next(model.parameters()).device
+    for start in range(0, len(numbers), 100):
+        yield sampler.clips(numbers[start : start + 100].tolist()).to(device)
+
+
+@torch.no_grad()
+def sampled_states(model: HNetVJEPA, store: EpisodeStore, split: Split, chunks: bool) -> tuple[Halves, Halves]:
+    """Features (N x F) and recorded states (N x S) of sampled single frames, by half ('train', 'held_out').
+
+    ``chunks`` takes the backbone's tokens, otherwise the planning state.
+    """
+    features: Halves = {}
+    recorded: Halves = {}
+    wanted: tuple[Split, ...] = ("train", "held_out") if split == "all" else (split,)
+    for half in wanted:
+        rows, states = [], []
+        for batch in clip_batches(model, store, half, 1):
+            made = model.backbone(batch.video).tokens if chunks else model.states(batch.video)[0]
+            rows.append(made.flatten(1).double())
+            states.append(batch.states[:, 0].double())
+        features[half] = torch.cat(rows).cpu().numpy()
+        recorded[half] = torch.cat(states).cpu().numpy()
+    return features, recorded
+
+
+def effective_rank(features: NDArray[np.float64]) -> float:
+    """Exponential of the entropy of the normalised singular values of N x F (Roy and Vetterli 2007)."""
+    spectrum = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    shares = spectrum / max(spectrum.sum(), 1e-12)
+    return float(np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum()))
+
+
+def ridge(x: NDArray[np.float64], y: NDArray[np.float64], strength: float = 1e-2) -> NDArray[np.float64]:
+    """Weights (F + 1) x S of ridge regression with an intercept, on standardised features."""
+    gram = x.T @ x + strength * len(x) * np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(gram, x.T @ y))
+
+
+def linear_readout(features: Halves, states: Halves, names: tuple[str, ...]) -> dict[str, float]:
+    """Held-out error of a linear read-out of the recorded state, beside "always the mean".
+
+    The numbers whose name ends in [m] are read as one position: ``readout_cm`` is the median Euclidean error.
+    Otherwise ``readout_r2`` is the mean explained variance.
+    """
+    mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
+    inputs = {half: (values - mean) / std for half, values in features.items()}
+    centre = states["train"].mean(0)
+    weights = ridge(inputs["train"], states["train"] - centre)
+    error = inputs["held_out"] @ weights + centre - states["held_out"]
+    baseline = centre - states["held_out"]
+    metres = [i for i, name in enumerate(names) if name.endswith("[m]")]
+    moving = states["held_out"].std(0) > 1e-9
+    explained = 1 - (error**2).mean(0)[moving] / (baseline**2).mean(0)[moving]
+    metrics = {"readout_r2": float(explained.mean())} if moving.any() else {}
+    if metres:
+        metrics["readout_cm"] = 100 * float(np.median(np.linalg.norm(error[:, metres], axis=1)))
+        metrics["readout_cm_mean_baseline"] = 100 * float(np.median(np.linalg.norm(baseline[:, metres], axis=1)))
+    return metrics
+
+
+@torch.no_grad()
+def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+    """How often the nearest of all held-out captions is true of the clip, beside chance.
+
+    ``left_right_accuracy``: of a true caption with 'left' or 'right' and its mirror image, how often the true one is
+    nearer (chance 0.5).
+    """
+    frames = model.config.language.clip_frames
+    videos, captions = [], []
+    for batch in clip_batches(model, store, "held_out", frames):
+        videos.append(model.projector(model.states(batch.video)[0][:, -1]))
+        captions += batch.captions
+    video = torch.cat(videos)
+    texts = sorted({text for true in captions for text in true})
+    if not texts:
+        return {}
+    similarity = video @ model.text.encode(texts).T  # N x texts
+    truth = torch.tensor([[text in true for text in texts] for true in captions], device=video.device)
+    found = truth.gather(1, similarity.argmax(1, keepdim=True)).float().mean()
+    metrics = {
+        "retrieval_accuracy": float(found),
+        "retrieval_chance": float(truth.float().mean()),
+        "captions": float(len(texts)),
+        "clips": float(len(captions)),
+    }
+    numbers = {text: i for i, text in enumerate(texts)}
+    pairs = [(row, text, mirrored(text)) for row, true in enumerate(captions) for text in true if mirrored(text) != text]
+    if pairs:
+        others = sorted({other for _, _, other in pairs})
+        mirror = video @ model.text.encode(others).T
+        place = {text: i for i, text in enumerate(others)}
+        right = [bool(similarity[row, numbers[text]] > mirror[row, place[other]]) for row, text, other in pairs]
+        metrics |= {"left_right_accuracy": float(np.mean(right)), "left_right_pairs": float(len(right))}
+    return metrics
+
+
+def mirrored(text: str) -> str:
+    """The sentence with left and right exchanged."""
+    return text.replace("left", "\0").replace("right", "left").replace("\0", "right")
+
+
+@torch.no_grad()
+def label_precision(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+    """Average precision of every label, beside how often it holds (which is what guessing gives)."""
+    frames = model.config.probe.clip_frames
+    scores, truth = [], []
+    for batch in clip_batches(model, store, "held_out", frames):
+        scores.append(model.probe(model.states(batch.video)[0][:, -1]).double().cpu())
+        truth.append(batch.labels.cpu())
+    logits, labels = torch.cat(scores).numpy(), torch.cat(truth).numpy()
+    metrics = {}
+    for i, name in enumerate(store.info.labels):
+        if 0 < labels[:, i].sum() < len(labels):
+            metrics[f"ap/{name}"] = average_precision(logits[:, i], labels[:, i] > 0)
+            metrics[f"frequency/{name}"] = float(labels[:, i].mean())
+    if metrics:
+        metrics["mean_ap"] = float(np.mean([v for k, v in metrics.items() if k.startswith("ap/")]))
+        metrics["mean_frequency"] = float(np.mean([v for k, v in metrics.items() if k.startswith("frequency/")]))
+    return metrics
+
+
+def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
+    """Mean over the positives of the precision at their rank: area under the precision-recall steps."""
+    order = np.argsort(-scores, kind="stable")
+    hits = truth[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+@torch.no_grad()
+def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+    """Mean absolute error of the imagined planning state after 1..10 steps, beside "nothing moves".
+
+    Where the data records positions in metres, the same error read out linearly in centimetres.
+    """
+    longest = max(len(e) for e in store.split("held_out")) if store.split("held_out") else 0
+    frames = min(HORIZON + 1, longest)
+    errors, still, positions = [], [], []
+    for batch in clip_batches(model, store, "held_out", frames, limit=400):
+        states = model.states(batch.video)[0]
+        imagined = rollout(model.world_model.dynamics, states[:, 0], batch.actions)
+        errors.append((imagined - states[:, 1:]).abs().mean((2, 3)))
+        still.append((states[:, :1] - states[:, 1:]).abs().mean((2, 3)))
+        positions.append((imagined.flatten(2).double().cpu().numpy(), batch.states[:, 1:].double().cpu().numpy()))
+    error, baseline = torch.cat(errors).mean(0), torch.cat(still).mean(0)
+    metrics = {f"open_loop/{h + 1}": float(error[h]) for h in range(frames - 1)}
+    metrics |= {f"nothing_moves/{h + 1}": float(baseline[h]) for h in range(frames - 1)}
+    metrics["open_loop_ratio"] = float((error / baseline.clamp(min=1e-9)).mean())
+    metres = [i for i, name in enumerate(store.info.states) if name.endswith("[m]")]
+    if metres:
+        features, recorded = sampled_states(model, store, "all", chunks=False)
+        metrics |= {f"state_{k}": v for k, v in linear_readout(features, recorded, store.info.states).items()}
+        mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
+        centre = recorded["train"].mean(0)
+        weights = ridge((features["train"] - mean) / std, recorded["train"] - centre)
+        for h in range(frames - 1):
+            read = np.concatenate([((s[:, h] - mean) / std) @ weights + centre for s, _ in positions])
+            true = np.concatenate([p[:, h] for _, p in positions])
+            distance = np.linalg.norm((read - true)[:, metres], axis=1)
+            metrics[f"open_loop_cm/{h + 1}"] = 100 * float(np.median(distance))
+    return metrics
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
+
+
+def to_numpy(x: Tensor) -> NDArray[np.float32]:
+    """A tensor as a float32 array on the host."""
+    return np.asarray(x.detach().float().cpu().numpy())
