@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from hnet_vjepa.data.store import EpisodeStore
+    from hnet_vjepa.data.summary import Column, Summary
+
 app = typer.Typer(help="Collect, import and inspect episodes.", no_args_is_help=True)
+imports = typer.Typer(help="Import episodes that were recorded elsewhere.", no_args_is_help=True)
+app.add_typer(imports, name="import")
 
 
 @app.command("collect")
@@ -29,3 +39,162 @@ def collect_episodes(
     from sims.collect import collect
 
     print(f"collected {episodes} episodes in {collect(task, episodes, seed, out, workers)}")
+
+
+@imports.command("rlds")
+def import_rlds_episodes(
+    path: Annotated[Path, typer.Argument(help="A .tfrecord file, or a directory of them.")],
+    out: Annotated[Path, typer.Argument(help="Directory of the new data set.")],
+    camera: Annotated[str, typer.Option(help="Which of the recorded cameras.")] = "image_0",
+    dt: Annotated[float, typer.Option(help="Seconds between two steps; Bridge was recorded at 5 Hz.")] = 0.2,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: 64, or 48x64 (height x width); by default as they are.")
+    ] = None,
+) -> None:
+    """Import RLDS episodes with 7-D actions, such as BridgeData V2.
+
+    Interrupted? Run the same command again: it goes on where it stopped.
+
+    Example: hnet data import rlds bridge_dataset/1.0.0 data/bridge --size 64
+    """
+    from hnet_vjepa.data.rlds import import_rlds
+    from hnet_vjepa.data.video import parse_size
+
+    _imported(import_rlds(path, out, camera, dt, parse_size(size) if size else None, _note))
+
+
+@imports.command("folder")
+def import_folder_of_episodes(
+    path: Annotated[Path, typer.Argument(help="The directory that holds one directory per episode.")],
+    out: Annotated[Path, typer.Argument(help="Directory of the new data set.")],
+    dt: Annotated[float, typer.Option(help="Seconds between two frames: the robot's control interval.")],
+    size: Annotated[str, typer.Option(help="Pixels: 64, or 48x64 (height x width).")] = "64",
+    camera: Annotated[
+        str | None, typer.Option(help="Name of the video or picture directory, where an episode has several.")
+    ] = None,
+) -> None:
+    """Import your own recordings: per episode a directory with a video (or numbered pictures) and an actions.csv.
+
+    actions.csv has a header and a row per transition. Optional beside it: captions.txt, states.csv, labels.csv, and
+    one robot.json in PATH with the names and bounds of the actions. Pictures are scaled to cover --size and their
+    middle is cut out. Interrupted? Run the same command again: it goes on where it stopped.
+
+    Example: hnet data import folder recordings data/mine --size 64 --dt 0.2
+    """
+    from hnet_vjepa.data.folder import import_folder
+    from hnet_vjepa.data.video import parse_size
+
+    _imported(import_folder(path, out, parse_size(size), dt, camera, _note))
+
+
+@app.command("info")
+def info(
+    path: Annotated[Path, typer.Argument(help="Directory of a data set.")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of some episodes here (.png).")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what is in a data set, and check it.
+
+    Example: hnet data info data/fetch-reach --sheet sheet.png
+    """
+    from hnet_vjepa.data.store import EpisodeStore
+    from hnet_vjepa.data.summary import contact_sheet, encode_png, summarise
+    from hnet_vjepa.errors import UserError
+    from hnet_vjepa.utils.files import write_bytes_atomic
+
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet is '{sheet}'; the name must end in .png")
+    store = EpisodeStore(path)
+    if verify:
+        store.verify()
+    summary = summarise(store)
+    if as_json:
+        print(json.dumps({"store": store.info.model_dump(mode="json"), **asdict(summary)}, indent=2))
+    else:
+        _show(store, summary)
+    if sheet is not None:
+        write_bytes_atomic(sheet, encode_png(contact_sheet(store.episodes)))
+        _note(f"wrote {sheet}")
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+def _imported(out: Path) -> None:
+    from hnet_vjepa.data.store import EpisodeStore
+
+    store = EpisodeStore(out)
+    print(f"imported {len(store.episodes)} episodes, {sum(map(len, store.episodes))} frames into {out}")
+
+
+def _show(store: EpisodeStore, summary: Summary) -> None:
+    """Print a summary as tables."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, robot, camera = Console(), store.info.action, store.info.camera
+    general = Table(box=None, show_header=False)
+    general.add_column(style="bold")
+    general.add_column(overflow="fold")
+    settings = ", ".join(f"{name} {value}" for name, value in store.info.settings.items())
+    few = "; fewer than 10 episodes, so none is held out" if not summary.held_out_episodes else ""
+    for name, value in (
+        ("source", f"{summary.source}{f' ({settings})' if settings else ''}"),
+        ("episodes", f"{summary.train_episodes} train, {summary.held_out_episodes} held out{few}"),
+        ("frames", f"{summary.frames} ({summary.shortest} to {summary.longest} per episode), {summary.seconds:.0f} s"),
+        ("camera", f"{camera.name}, {camera.height} x {camera.width} pixels, {camera.dt:g} s between frames"),
+        ("captions", f"at {summary.captioned:.0%} of the frames, {summary.different_sentences} different"),
+        ("size", f"{summary.bytes / 1e6:.1f} MB, shards: {store.info.shards}"),
+        ("fingerprint", summary.fingerprint),
+    ):
+        general.add_row(name, escape(value))
+    console.print(general)
+
+    actions = Table(
+        "action",
+        "unit",
+        "low",
+        "high",
+        "recorded",
+        "mean",
+        "std",
+        title="actions",
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for i, column in enumerate(summary.actions):
+        note = "" if i in robot.active else " (idle)"
+        bounds = f"{robot.low[i]:.3g}", f"{robot.high[i]:.3g}"
+        actions.add_row(escape(column.name) + note, escape(robot.units[i]), *bounds, *_numbers([column])[0][1:])
+    console.print(actions)
+    if summary.states:
+        states = Table(
+            "state", "recorded", "mean", "std", title="states", box=box.SIMPLE, collapse_padding=True, pad_edge=False
+        )
+        for row in _numbers(summary.states):
+            states.add_row(*map(escape, row))
+        console.print(states)
+    if summary.labels:
+        labels = Table(
+            "label", "share of the frames", title="labels", box=box.SIMPLE, collapse_padding=True, pad_edge=False
+        )
+        for name, share in summary.labels.items():
+            labels.add_row(escape(name), f"{share:.1%}")
+        console.print(labels)
+    if summary.sentences:
+        captions = Table(
+            "caption", "frames", title="most frequent captions", box=box.SIMPLE, collapse_padding=True, pad_edge=False
+        )
+        for sentence, count in summary.sentences.items():
+            captions.add_row(escape(sentence), str(count))
+        console.print(captions)
+
+
+def _numbers(columns: Sequence[Column]) -> list[tuple[str, str, str, str]]:
+    """Name, extremes, mean and deviation of each column, as text."""
+    return [(c.name, f"{c.low:.3g} .. {c.high:.3g}", f"{c.mean:.3g}", f"{c.std:.3g}") for c in columns]

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from hnet_vjepa.data.store import Captions, Episode, StoreInfo, create_store, plan_shards, write_shard
 from hnet_vjepa.data.video import Size, find_recording
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, CameraSpec, bounds_of, explain
+from hnet_vjepa.specs import ActionSpec, CameraSpec, bounds_of, explain
 from hnet_vjepa.utils.files import listing_hash
 
 CLOCKS = {"t", "time", "timestamp", "stamp", "step", "frame", "index", "frame_index", "episode", "episode_index"}
@@ -86,6 +86,8 @@ def import_folder(
     """
     say = report or (lambda sentence: None)
     folders = _episode_folders(path)
+    if out.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{out} is inside {path}; name a directory elsewhere, or it would be taken for an episode")
     episodes = [_read_tables(folder, camera) for folder in folders]
     for kind in ("states", "labels"):
         _same_columns([(e.folder, getattr(e, kind)) for e in episodes], kind)
@@ -97,7 +99,7 @@ def import_folder(
         raise UserError(f"camera: {explain(error)}") from error
     # The recordings' lengths are not known before they are decoded; they are a frame or none above the actions'.
     shards = plan_shards([(len(e.actions.rows) + 1) * size[0] * size[1] * 3 for e in episodes])
-    sources = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    sources = [file for folder in folders for file in folder.rglob("[!.]*") if file.is_file()]
     info = StoreInfo(
         source="folder",
         camera=spec_camera,
@@ -122,21 +124,25 @@ def import_folder(
 
 
 def read_table(file: Path) -> Table:
-    """Read a CSV file of numbers. Raises UserError naming the row and column of what is not a finite number."""
-    lines = [line for line in csv.reader(_text(file).splitlines()) if any(cell.strip() for cell in line)]
-    names = tuple(cell.strip() for cell in lines[0]) if lines else ()
+    """Read a CSV file of numbers. Raises UserError naming the line and column of what is not a finite number."""
+    reader = csv.reader(_text(file).splitlines())
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise UserError(f"{file}: line {reader.line_num} is not CSV ({error})") from error
+    names = tuple(cell.strip() for cell in lines[0][1]) if lines else ()
     if not names or not all(names) or len(set(names)) != len(names) or any(_number(name) is not None for name in names):
         raise UserError(f"{file}: the first line must name the columns, each once; got '{','.join(names)}'")
     if len(names) == 1 and re.search(r"[;\t]", names[0]):
         raise UserError(f"{file}: the columns must be separated by commas; the header is '{names[0]}'")
     rows = np.zeros((len(lines) - 1, len(names)), np.float32)
-    for row, cells in enumerate(lines[1:]):
+    for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(names):
-            raise UserError(f"{file}: row {row} has {len(cells)} numbers; the header has {len(names)} columns")
+            raise UserError(f"{file}: line {line} has {len(cells)} numbers; the header has {len(names)} columns")
         for column, cell in enumerate(cells):
             value = _number(cell)
             if value is None or not abs(value) <= np.finfo(np.float32).max:
-                raise UserError(f"{file}: row {row}, column {names[column]}: '{cell.strip()}' is not a finite number")
+                raise UserError(f"{file}: line {line}, column {names[column]}: '{cell.strip()}' is not a finite number")
             rows[row, column] = value
     return Table(file, names, rows)
 
@@ -199,7 +205,8 @@ def _same_columns(tables: Sequence[tuple[Path, Table | None]], kind: str) -> Non
             )
         if table and table.names != having[0].names:
             raise UserError(
-                f"{table.file}: the columns are {', '.join(table.names)}; {having[0].file} has {', '.join(having[0].names)}"
+                f"{table.file}: the columns are {', '.join(table.names)}; "
+                f"{having[0].file} has {', '.join(having[0].names)}"
             )
 
 
@@ -216,7 +223,7 @@ def _action_spec(file: Path, tables: Sequence[Table], say: Callable[[str], None]
         if idle := [n for i, n in enumerate(spec.names) if i not in spec.active and actions[:, i].any()]:
             say(f"columns that robot.json does not call active are taken as zero: {', '.join(idle)}")
         active = list(spec.active)
-        outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
+        outside = (actions < np.array(spec.low, np.float32)) | (actions > np.array(spec.high, np.float32))
         if count := int(outside[:, active].any(axis=1).sum()):
             say(f"{count} of {len(actions)} actions are outside the bounds of robot.json; no plan will be")
         return spec
@@ -232,12 +239,9 @@ def _action_spec(file: Path, tables: Sequence[Table], say: Callable[[str], None]
     active = [column for column in range(len(names)) if actions[:, column].any()]
     if not active:
         raise UserError(f"{file.parent}: all actions are zero; record episodes in which the robot moves")
-    units = dict(zip(CARTESIAN_NAMES, CARTESIAN_UNITS, strict=True))
     ranges = ", ".join(f"{name} {a:.4g} to {b:.4g}" for name, a, b in zip(names, low, high, strict=True))
     say(f"no robot.json: bounds are those of the recorded actions ({ranges}); a real robot deserves its own")
-    return ActionSpec(
-        names=names, units=tuple(units.get(n, "unknown") for n in names), low=low, high=high, active=tuple(active)
-    )
+    return ActionSpec(names=names, units=("unknown",) * len(names), low=low, high=high, active=tuple(active))
 
 
 def _read_robot(file: Path) -> ActionSpec:
@@ -300,7 +304,7 @@ def _captions(episode: _Recorded, length: int) -> tuple[Captions, ...]:
         lines.pop()
     if len(lines) != length:
         raise UserError(
-            f"{episode.folder}: {length} frames and {len(lines)} lines in captions.txt; needs 1 (for the whole episode) "
-            f"or {length} (one per frame, may be empty)"
+            f"{episode.folder}: {length} frames and {len(lines)} lines in captions.txt; "
+            f"needs 1 (for the whole episode) or {length} (one per frame, may be empty)"
         )
     return tuple((line,) if line else () for line in lines)

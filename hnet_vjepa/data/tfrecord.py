@@ -71,10 +71,10 @@ def crc32c(data: bytes) -> int:
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    table: NDArray[np.uint32] = np.arange(256, dtype=np.uint32)
+    table = list(range(256))
     for _ in range(8):
-        table = (table >> 1) ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
-    return table
+        table = [value >> 1 ^ (0x82F63B78 if value & 1 else 0) for value in table]
+    return np.array(table, np.uint32)
 
 
 @cache
