@@ -1,7 +1,105 @@
-"""``hnet evaluate``."""
+"""``hnet evaluate``: check a planner in simulation."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-def evaluate() -> None:
-    """Not written yet."""
+import typer
+
+from hnet_vjepa.errors import UserError
+
+if TYPE_CHECKING:
+    from hnet_vjepa.planning.protocols import ModelCard
+    from sims.policies import PlannerPolicy
+
+
+def evaluate(
+    task: Annotated[str, typer.Option(help="Which simulated robot; 'hnet sims list' shows them.")] = "fetch-reach",
+    url: Annotated[str | None, typer.Option(help="A running planner service, as the robot would use it.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Or a checkpoint, planned with in this process.")] = None,
+    episodes: Annotated[
+        int, typer.Option(help="Pairs of a start and a goal; 100 give an interval of +-10 points.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pairs to every model.")] = 0,
+    split: Annotated[
+        Literal["dev", "test"], typer.Option(help="Pairs to tune on, or pairs to report; they never meet.")
+    ] = "test",
+    goal: Annotated[
+        Literal["image", "text", "label"], typer.Option(help="How the planner is told where to go.")
+    ] = "image",
+    deadline_ms: Annotated[
+        float | None, typer.Option(min=1, help="Take the best plan found after this many milliseconds.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="HNET_TOKEN", help="The service's token, if it asks for one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for result.json and report.html.")] = Path("outputs/evaluation"),
+) -> None:
+    """Let a planner reach goals in simulation, beside random actions and a scripted controller on the same goals.
+
+    Prints success ever and at the end with 95 % intervals and the plan latency, and writes a report with films.
+    Example: hnet evaluate --checkpoint outputs/action --episodes 100
+    """
+    from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
+    from sims import evaluate as evaluation
+    from sims.policies import Policy, RandomPolicy, ScriptedPolicy, check_card
+    from sims.protocol import make_pairs
+    from sims.registry import get_task
+    from sims.report import render_report
+
+    chosen = get_task(task)
+    with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
+        check_card(chosen, card, goal)
+        with contextlib.closing(chosen.open()) as simulation:
+            pairs = make_pairs(chosen, simulation, split, seed, episodes, goal)
+            policies: list[Policy] = [RandomPolicy(chosen), policy, ScriptedPolicy(chosen)]
+            result = evaluation.evaluate(chosen, simulation, policies, pairs, split, seed, goal, conditions)
+    write_json_atomic(out / "result.json", evaluation.to_json(result))
+    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs))
+    print(evaluation.as_text(result))
+    print(f"report: {out / 'report.html'}")
+
+
+@contextlib.contextmanager
+def _planner(
+    url: str | None, token: str | None, checkpoint: Path | None, deadline_ms: float | None
+) -> Iterator[tuple[PlannerPolicy, ModelCard, dict[str, str]]]:
+    """Open the planner that is asked for; give the policy, what the model is, and what the report says of it."""
+    from planner_service.client import PlanError, PlannerClient
+    from sims.policies import local_planner, remote_planner
+    from sims.protocol import refuse_evaluation_data
+
+    if (url is None) == (checkpoint is None):
+        raise UserError("give either --url, for a running service, or --checkpoint, to plan in this process")
+    deadline = {} if deadline_ms is None else {"deadline": f"{deadline_ms:g} ms"}
+    if url is not None:
+        with PlannerClient(url, token) as client:
+            try:
+                card = client.model()
+            except PlanError as error:
+                raise UserError(f"the planner at {url} does not answer as it should: {error}") from error
+            yield remote_planner(client, card, deadline_ms), card, {"planner": url, **_facts(card), **deadline}
+    elif checkpoint is not None:
+        from hnet_vjepa.checkpoint import read_manifest
+        from hnet_vjepa.planning.planner import load_planner
+
+        for phase in read_manifest(checkpoint).phases:
+            refuse_evaluation_data(phase.data_settings, f"{checkpoint}, phase {phase.phase},")
+        planner = load_planner(checkpoint)
+        yield (
+            local_planner(planner, deadline_ms),
+            planner.card,
+            {"planner": str(checkpoint), **_facts(planner.card), **deadline},
+        )
+
+
+def _facts(card: ModelCard) -> dict[str, str]:
+    search = card.search
+    return {
+        "model": f"{card.name}, {card.parameters:,} parameters, phases {', '.join(card.phases)}",
+        "weights (SHA-256)": card.fingerprint,
+        "search": f"{search.candidates} candidates, {search.iterations} iterations, horizon {search.horizon}",
+    }

@@ -7,7 +7,6 @@ away from the camera. Positions are first scaled so that the workspace spans -1 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -93,21 +92,18 @@ def _place_words(place: Placement, rng: np.random.Generator) -> str:
     return f"{far}{vertical} {across}".strip()
 
 
-def _depth_words(place: Placement, rng: np.random.Generator) -> str:
-    depth = position_labels(place)[2:]
-    if not depth or rng.random() < 0.4:  # what is not said is still true
-        return ""
-    return ", " + str(rng.choice(NEAR_WORDS if depth[0] == "near" else FAR_WORDS))
-
-
-def _fill(templates: tuple[str, ...], place: Placement, rng: np.random.Generator) -> str:
-    template = templates[int(rng.integers(len(templates)))]
-    return template.format(place=_place_words(place, rng)) + _depth_words(place, rng)
+def _say(templates: tuple[str, ...], place: Placement, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+    """Return a sentence and the position labels that it commits to; the depth is not always said."""
+    across, along, *depth = position_labels(place)
+    sentence = templates[int(rng.integers(len(templates)))].format(place=_place_words(place, rng))
+    if not depth or rng.random() < 0.4:
+        return sentence, (across, along)
+    return f"{sentence}, {rng.choice(NEAR_WORDS if depth == ['near'] else FAR_WORDS)}", (across, along, *depth)
 
 
 def captions(before: Placement | None, now: Placement, rng: np.random.Generator) -> tuple[str, ...]:
     """Return sentences true of a frame: a description, a command that it fulfils, and the motion if there is one."""
-    said = [_fill(DESCRIPTIONS, now, rng), _fill(COMMANDS, now, rng)]
+    said = [_say(DESCRIPTIONS, now, rng)[0], _say(COMMANDS, now, rng)[0]]
     motion = motion_labels(before, now)
     if motion == ("still",):
         said.append(str(rng.choice(RESTS)))
@@ -117,6 +113,6 @@ def captions(before: Placement | None, now: Placement, rng: np.random.Generator)
     return tuple(said)
 
 
-def goal_text(place: Placement, rng: np.random.Generator, templates: Literal["trained", "held_out"]) -> str:
-    """Return a command to go to ``place``, in a phrasing seen in collected data or in one reserved for evaluation."""
-    return _fill(COMMANDS if templates == "trained" else HELD_OUT_COMMANDS, place, rng)
+def goal_text(place: Placement, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+    """Return a command to go to ``place`` in a phrasing reserved for evaluation, and the labels that fulfil it."""
+    return _say(HELD_OUT_COMMANDS, place, rng)

@@ -1,0 +1,230 @@
+"""One HTML file that shows an evaluation: numbers with intervals, curves, films. It loads nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hnet_vjepa.planning.protocols import LabelGoal, TextGoal
+from sims.evaluate import EvaluationResult, MethodResult, Rollout
+from sims.films import film
+from sims.plots import colour, distances, fulfilled, latencies
+from sims.protocol import Pair
+from sims.statistics import Rate, percentiles
+from sims.task import Task
+
+FILMS = 4  # of successes, and of failures
+
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f3f5f7; color: #262d38; }
+body { font: 15px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+main { max-width: 980px; margin: 0 auto; padding: 28px 20px 60px; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 18px; margin: 0 0 12px; }
+h3 { font-size: 15px; margin: 14px 0 6px; }
+section { background: #fff; border: 1px solid #e1e5ea; border-radius: 10px; padding: 20px 22px; margin-top: 18px; }
+p { margin: 6px 0; } .quiet { color: #6b7480; font-size: 13px; }
+.lead { font-size: 17px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 9px; text-align: right; border-bottom: 1px solid #e8ebef; white-space: nowrap; }
+th { font-weight: 600; font-size: 13px; color: #4b5563; } th:first-child, td:first-child { text-align: left; }
+td small { color: #6b7480; font-size: 12px; display: block; line-height: 1.25; }
+.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
+img { max-width: 100%; display: block; } img.plot { width: 760px; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(390px, 1fr)); gap: 16px; }
+figure { margin: 0; border: 1px solid #e1e5ea; border-radius: 8px; padding: 8px; }
+figure img { image-rendering: pixelated; } figcaption { font-size: 13px; color: #4b5563; margin-top: 4px; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of the report: ``body`` is HTML that is put in as it is, or the bytes of a PNG."""
+
+    title: str
+    body: str | bytes
+
+
+def render_report(task: Task, result: EvaluationResult, pairs: Sequence[Pair], extra: Sequence[Section] = ()) -> bytes:
+    """Return the report of an evaluation as one HTML file (UTF-8). ``pairs``: those that were evaluated.
+
+    ``extra``: sections to append, such as the training report's.
+    """
+    planned = [m for m in result.methods if m.latencies()]
+    parts = [Section("Result", _lead(result) + _table(result) + _reading(result))]
+    if result.goal == "image":
+        parts.append(
+            Section("Distance to the goal", _plot(distances(result, task.tolerances)) + _note("Median and quartiles."))
+        )
+    else:
+        parts.append(Section("Share of episodes as told", _plot(fulfilled(result))))
+    for method in planned:
+        parts.append(Section(f"Latency: {method.name}", _latency(result, method, task)))
+    for method in planned or result.methods:
+        parts += _films(result, method, pairs)
+    parts.append(Section("Conditions", _conditions(result)))
+    body = "".join(_section(part) for part in [*parts, *extra])
+    title = f"{task.name}: {len(pairs)} {result.goal} goals"
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<h1>{html.escape(title)}</h1><p class='quiet'>{html.escape(task.description)}</p>{body}"
+        "</main></body></html>\n"
+    )
+    return page.encode()
+
+
+def _section(part: Section) -> str:
+    body = part.body if isinstance(part.body, str) else _plot(part.body)
+    return f"<section><h2>{html.escape(part.title)}</h2>{body}</section>"
+
+
+def _embed(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _plot(png: bytes) -> str:
+    return f"<img class='plot' alt='' src='{_embed(png, 'png')}'>"
+
+
+def _note(text: str) -> str:
+    return f"<p class='quiet'>{html.escape(text)}</p>"
+
+
+def _percent(rate: Rate) -> str:
+    return f"{100 * rate.value:.0f} %<small>{100 * rate.low:.0f} – {100 * rate.high:.0f}</small>"
+
+
+def _main_method(result: EvaluationResult) -> MethodResult:
+    return next((m for m in result.methods if m.name not in ("random", "scripted")), result.methods[-1])
+
+
+def _lead(result: EvaluationResult) -> str:
+    method = _main_method(result)
+    rate = method.end(0)
+    what = "ended as they were told" if result.goal != "image" else f"ended within {result.criteria[0]} of the goal"
+    others = ", ".join(f"{m.name} {m.end(0).successes}" for m in result.methods if m is not method)
+    text = (
+        f"{rate.successes} of {rate.trials} episodes {what} (95 % interval {100 * rate.low:.0f} to "
+        f"{100 * rate.high:.0f} %){'; ' + others if others else ''}."
+    )
+    return f"<p class='lead'>{html.escape(method.name.capitalize())}: {html.escape(text)}</p>"
+
+
+def _table(result: EvaluationResult) -> str:
+    head = "".join(f"<th>{html.escape(c)}<br>ever</th><th>{html.escape(c)}<br>at the end</th>" for c in result.criteria)
+    far = "<th>final distance<br>median</th>" if result.goal == "image" else ""
+    rows = []
+    for method in result.methods:
+        cells = "".join(
+            f"<td>{_percent(method.ever(i))}</td><td>{_percent(method.end(i))}</td>"
+            for i in range(len(result.criteria))
+        )
+        if far:
+            low, middle, high = (100 * d for d in percentiles(method.final_distances(), (25, 50, 75)))
+            cells += f"<td>{middle:.1f} cm<small>{low:.1f} – {high:.1f}</small></td>"
+        plans = method.latencies()
+        times = [f"{ms:.1f} ms" for ms in percentiles(plans, (50, 95, 99))] if plans else ["–"] * 3
+        cells += "".join(f"<td>{t}</td>" for t in times)
+        dot = f"<span class='dot' style='background:{colour(result, method.name)}'></span>"
+        rows.append(f"<tr><td>{dot}{html.escape(method.name)}</td>{cells}</tr>")
+    return (
+        f"<div class='scroll'><table><tr><th>method</th>{head}{far}<th>plan<br>p50</th><th>plan<br>p95</th>"
+        f"<th>plan<br>p99</th></tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _reading(result: EvaluationResult) -> str:
+    method = _main_method(result)
+    lines = [
+        f"Success of {len(method.rollouts)} episodes of {result.steps} steps; small: 95 % interval (Wilson), for the "
+        "distance the quartiles. Every method played the same starts and goals; collected data cannot hold them.",
+    ]
+    for other in result.methods:
+        if other is method:
+            continue
+        for i, criterion in enumerate(result.criteria):
+            pair = result.compare(method.name, other.name, i)
+            lines.append(
+                f"{method.name} against {other.name}, {criterion} at the end: {100 * pair.difference:+.0f} points; "
+                f"only {method.name} in {pair.only_first}, only {other.name} in {pair.only_second} episodes; "
+                f"p = {pair.p_value:.2g} (exact McNemar)."
+            )
+    return _note(lines[0]) + "".join(_note(line) for line in lines[1:])
+
+
+def _latency(result: EvaluationResult, method: MethodResult, task: Task) -> str:
+    control = 1e3 * task.camera.dt
+    plans = method.latencies()
+    within = sum(ms <= control for ms in plans)
+    text = f"{len(plans)} plans; {100 * within / len(plans):.1f} % within the control interval of {control:g} ms."
+    keys = sorted({key for r in method.rollouts for key in r.server_ms})
+    if keys:
+        means = ", ".join(
+            f"{key} {np.mean([r.server_ms[key] for r in method.rollouts if key in r.server_ms]):.1f}" for key in keys
+        )
+        text += f" Means that the planner reports, in ms: {means}."
+    said = [(r, t) for r in method.rollouts for t, believed in enumerate(r.believed) if believed]
+    if said:
+        right = sum(r.met[t][0] for r, t in said)
+        text += f" It said 'reached' {len(said)} times; {right} times {result.criteria[0]} was true."
+    return _plot(latencies(result, method, control)) + _note(text)
+
+
+def _films(result: EvaluationResult, method: MethodResult, pairs: Sequence[Pair]) -> list[Section]:
+    filmed = [r for r in method.rollouts if r.frames is not None]
+    # The strictest criterion first: a failure at 5 cm tells more than one at 2 cm, so sort by distance.
+    failures = sorted((r for r in filmed if not r.end(-1)), key=lambda r: -r.distances[-1])[:FILMS]
+    successes = [r for r in filmed if r.end(-1)][:FILMS]
+    strict = result.criteria[-1]
+    good = f"Successes: {method.name} ({strict} at the end; the first {len(successes)})"
+    bad = f"Failures: {method.name} (not {strict} at the end; the farthest {len(failures)})"
+    sections = []
+    for title, chosen in ((good, successes), (bad, failures)):
+        if chosen:
+            body = "<div class='films'>" + "".join(_figure(result, r, pairs) for r in chosen) + "</div>"
+        else:
+            body = _note("None.")
+        sections.append(Section(title, body))
+    return sections
+
+
+def _figure(result: EvaluationResult, rollout: Rollout, pairs: Sequence[Pair]) -> str:
+    pair = next(p for p in pairs if p.index == rollout.pair)
+    assert rollout.frames is not None
+    if pair.required:
+        states = ["as told" if row[0] else "not yet" for row in rollout.met]
+    else:
+        states = [f"{100 * d:.1f} cm" for d in rollout.distances]
+    notes = [f"step {t}: {state}" for t, state in enumerate(states)]
+    gif = film(rollout.frames, pair.goal_frame, notes, "one way to be there" if pair.required else "goal")
+    if isinstance(pair.goal, TextGoal):
+        told = f" told: “{pair.goal.text}” (the right picture is not shown to the planner)"
+    elif isinstance(pair.goal, LabelGoal):
+        told = f" told: {', '.join(pair.goal.labels)} (the right picture is not shown to the planner)"
+    else:
+        told = f" from {100 * rollout.distances[0]:.0f} cm to {100 * rollout.distances[-1]:.1f} cm"
+    caption = html.escape(f"episode {rollout.pair}:{told}")
+    return f"<figure><img alt='' src='{_embed(gif, 'gif')}'><figcaption>{caption}</figcaption></figure>"
+
+
+def _conditions(result: EvaluationResult) -> str:
+    facts = {
+        "task": result.task,
+        "goals": result.goal,
+        "split and seed": f"{result.split}, {result.seed}",
+        **result.conditions,
+    }
+    rows = "".join(
+        f"<tr><td>{html.escape(key)}</td><td style='text-align:left;white-space:normal'>{html.escape(value)}</td></tr>"
+        for key, value in facts.items()
+    )
+    return f"<table>{rows}</table>"
