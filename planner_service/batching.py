@@ -52,10 +52,13 @@ class _Ticket:
 def may_share(first: PlanQuery, other: PlanQuery, now: float) -> bool:
     """Whether two queries may be planned in one batch at the time.monotonic() ``now``.
 
-    A batch gives its answers together, so they must search alike and be able to wait for each other: both without a
-    deadline, or the time left to one at most twice the other's (and 10 ms).
+    A batch gives its answers together. So they must be one computation (a planner works through different kinds of
+    goals one after the other, and the first would wait for the last) and be able to wait for each other: both without
+    a deadline, or the time left to one at most twice the other's (and 10 ms).
     """
-    if first.search != other.search:
+    if first.search != other.search or first.frames.shape != other.frames.shape:
+        return False
+    if type(first.goal) is not type(other.goal):
         return False
     if first.deadline is None or other.deadline is None:
         return first.deadline is other.deadline

@@ -95,7 +95,7 @@ def warm_up_query(card: ModelCard) -> PlanQuery:
         "label": LabelGoal(card.labels[:1]),
         "latent": LatentGoal(np.zeros(card.state_shape, np.float32)),
     }
-    return PlanQuery(frames=np.repeat(frame[None], max(card.history, 1), axis=0), goal=goals[card.goals[0]])
+    return PlanQuery(frames=np.repeat(frame[None], card.history + 1, axis=0), goal=goals[card.goals[0]])
 
 
 def _image(text: str, card: ModelCard, field: str) -> NDArray[np.uint8]:
@@ -113,6 +113,8 @@ def _goal(goal: GoalBody, card: ModelCard) -> Goal:
     if isinstance(goal, ImageGoalBody):
         return ImageGoal(_image(goal.image, card, "goal.image"))
     if isinstance(goal, TextGoalBody):
+        if not goal.text.strip():
+            raise invalid("goal.text", "is blank; say where the robot shall go")
         return TextGoal(goal.text)
     if isinstance(goal, LabelGoalBody):
         for index, label in enumerate(goal.labels):

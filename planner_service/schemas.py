@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from planner_service.images import MAX_IMAGE_CHARS, encode_image
 
-MAX_FRAMES = 32
+MAX_FRAMES = 64
 MAX_ACTION_DIM = 64
 MAX_SLOTS = 256
 MAX_SLOT_WIDTH = 4096
@@ -89,7 +89,7 @@ class SearchBody(BaseModel):
 
     model_config = STRICT
 
-    candidates: int | None = Field(None, ge=2, le=4096, description="Action sequences tried in each iteration.")
+    candidates: int | None = Field(None, ge=1, le=4096, description="Action sequences tried in each iteration.")
     iterations: int | None = Field(None, ge=1, le=100, description="Rounds of the search when time allows.")
     horizon: int | None = Field(None, ge=1, le=64, description="Actions in the plan.")
     elites: int | None = Field(None, ge=1, le=4096, description="Best candidates that each round learns from.")
@@ -115,7 +115,7 @@ class PlanRequest(BaseModel):
     frames: list[ImageText] = Field(
         min_length=1,
         max_length=MAX_FRAMES,
-        description="Camera images, oldest first; the last one is now. The model uses the last `history` of them.",
+        description="Camera images, oldest first; the last one is now. The model uses it and `history` before it.",
     )
     goal: GoalBody
     seed: int = Field(
@@ -125,7 +125,7 @@ class PlanRequest(BaseModel):
         None,
         min_length=1,
         max_length=64,
-        description="The last plan, as it was answered (H x dim): the search starts from it.",
+        description="The last answer's `actions` (H x dim), once the first was executed: the search goes on from them.",
     )
     deadline_ms: float | None = Field(
         None,

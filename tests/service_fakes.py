@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import httpx
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import (
@@ -109,9 +111,9 @@ class FakePlanner:
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Run an application on a free port of the loopback interface; yield its URL."""
-    listener = listen("127.0.0.1", 0, local_only=True)
+def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Run an application on a port (0: any free one) of the loopback interface; yield its URL."""
+    listener = listen("127.0.0.1", port, local_only=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -126,9 +128,9 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving_ready(app: FastAPI, token: str | None = None) -> Iterator[str]:
+def serving_ready(app: FastAPI, token: str | None = None, port: int = 0) -> Iterator[str]:
     """As ``serving``, once plans are answered."""
-    with serving(app) as url:
+    with serving(app, port) as url:
         with PlannerClient(url, token) as client:
             client.wait_until_ready(10)
         yield url
@@ -137,3 +139,20 @@ def serving_ready(app: FastAPI, token: str | None = None) -> Iterator[str]:
 def picture(seed: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
     """A noisy picture, uint8."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """The value of one sample of /metrics; 0 when it was never counted."""
+    for family in text_string_to_metric_families(httpx.get(url + "/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return 0.0
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
