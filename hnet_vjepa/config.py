@@ -31,14 +31,11 @@ class EncoderConfig(_Section):
     widths: tuple[Positive, ...] = (32, 64)
     depths: tuple[Positive, ...] = (1, 1)
     times: tuple[Positive, ...] = (1, 2)
-    groups: Positive = 8
 
     @model_validator(mode="after")
     def _stages(self) -> EncoderConfig:
         if not len(self.widths) == len(self.depths) == len(self.times):
             raise ValueError("widths, depths and times must have one entry per stage")
-        if any(width % self.groups for width in (self.stem_width, *self.widths)):
-            raise ValueError(f"stem_width and widths must be multiples of groups ({self.groups})")
         return self
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+
 from torch import Tensor, nn
+
+from hnet_vjepa.models.ops import attention
 
 
 def key_bias(mask: Tensor | None, log_size: Tensor | None = None) -> Tensor | None:
@@ -41,7 +43,7 @@ class Attention(nn.Module):
         context = x if context is None else context
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B x heads x N x d
         k, v = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 2 of B x heads x M x d
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        attended = attention(q, k, v, bias)
         return self.out(attended.transpose(1, 2).flatten(2))  # B x N x D
 
 

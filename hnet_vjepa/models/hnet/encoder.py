@@ -36,25 +36,23 @@ class CausalConv3d(nn.Conv3d):
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-class FrameGroupNorm(nn.GroupNorm):
-    """Group normalisation within each frame: no statistics over time, over samples, or over ranks."""
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of every position: no statistics over space, time, samples or ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x T x H x W -> the same."""
-        batch, _, frames = x.shape[:3]
-        flat = x.transpose(1, 2).flatten(0, 1)  # (B*T) x C x H x W
-        return super().forward(flat).unflatten(0, (batch, frames)).transpose(1, 2)
+        """B x C x T x H x W -> the same. Channels are last in memory, so nothing is copied."""
+        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions, the first ``time`` frames deep, and a shortcut (He et al. 2016; Hara et al. 2018)."""
 
-    def __init__(self, channels: int, out: int, time: int, stride: int, groups: int) -> None:
+    def __init__(self, channels: int, out: int, time: int, stride: int) -> None:
         super().__init__()
         self.first = CausalConv3d(channels, out, (time, 3), stride)
-        self.first_norm = FrameGroupNorm(groups, out)
+        self.first_norm = ChannelNorm(out)
         self.second = CausalConv3d(out, out, (1, 3))
-        self.second_norm = FrameGroupNorm(groups, out)
+        self.second_norm = ChannelNorm(out)
         same = channels == out and stride == 1
         self.shortcut = None if same else CausalConv3d(channels, out, (1, 1), stride)
 
@@ -73,7 +71,6 @@ class LowLevelEncoder(nn.Module):
         widths: channels of each stage; the last is D.
         depths: residual blocks of each stage.
         times: frames that the blocks of each stage look at (1: a frame alone).
-        groups: groups of the normalisation.
     """
 
     def __init__(
@@ -83,19 +80,18 @@ class LowLevelEncoder(nn.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         times: Sequence[int],
-        groups: int = 8,
     ) -> None:
         super().__init__()
         self.stride = stem_stride * 2 ** (len(widths) - 1)
         self.dim = widths[-1]
         self.history = sum(depth * (time - 1) for depth, time in zip(depths, times, strict=True))
         self.stem = CausalConv3d(3, stem_width, (1, 2 * stem_stride - 1), stem_stride)
-        self.stem_norm = FrameGroupNorm(groups, stem_width)
+        self.stem_norm = ChannelNorm(stem_width)
         blocks, channels = [], stem_width
         for stage, (width, depth, time) in enumerate(zip(widths, depths, times, strict=True)):
             for block in range(depth):
                 stride = 2 if stage and not block else 1
-                blocks.append(ResidualBlock(channels, width, time, stride, groups))
+                blocks.append(ResidualBlock(channels, width, time, stride))
                 channels = width
         self.blocks = nn.ModuleList(blocks)
         self.to(memory_format=torch.channels_last_3d)

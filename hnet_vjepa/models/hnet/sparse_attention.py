@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, unflatten
 
+from hnet_vjepa.models.ops import attention
+
 Triple = tuple[int, int, int]
 
 
@@ -174,7 +176,7 @@ class NativeSparseAttention(nn.Module):
         if self.selected >= count:
             # Everything is selected, so nobody needs the probabilities.
             mask = None if padding is None else cube_live
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2), None
+            return attention(q, k, v, mask).transpose(1, 2), None
         scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5
         probability = scores.masked_fill(~cube_live, -math.inf).softmax(-1)  # B x heads x N x M
         attended = (probability.to(v.dtype) @ v).transpose(1, 2)
@@ -213,7 +215,7 @@ class NativeSparseAttention(nn.Module):
 
         def attend(kv: Tensor, mask: Tensor | None) -> Tensor:
             k, v = self._split_heads(kv.flatten(1, 3))  # B x N x heads x d
-            seen = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+            seen = attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
             return seen.transpose(1, 2)
 
         return attend(kv_selected, selected), attend(kv_window, window)
@@ -245,7 +247,7 @@ class NativeSparseAttention(nn.Module):
             if valid is not None:
                 keep = keep & valid[..., None]
             mask = see_something(keep.flatten(2).flatten(0, 1))[:, None, None]  # BM x 1 x 1 x nC
-            seen = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+            seen = attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
             seen = unflatten(seen.transpose(1, 2).flatten(2), 0, (batch, count))  # B x M x C x D
             back = untile(seen, grid, plan.cube).flatten(1, 3)  # B x N x D
             return unflatten(back, -1, (self.heads, self.head_dim))

@@ -56,7 +56,7 @@ class HNetViT(nn.Module):
         super().__init__()
         encoder = config.encoder
         self.encoder = LowLevelEncoder(
-            encoder.stem_width, encoder.stem_stride, encoder.widths, encoder.depths, encoder.times, encoder.groups
+            encoder.stem_width, encoder.stem_stride, encoder.widths, encoder.depths, encoder.times
         )
         dim = self.encoder.dim
         self.dim = dim
