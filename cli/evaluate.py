@@ -36,7 +36,10 @@ def evaluate(
     token: Annotated[
         str | None, typer.Option(envvar="HNET_TOKEN", help="The service's token, if it asks for one.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for result.json and report.html.")] = Path("outputs/evaluation"),
+    training: Annotated[
+        Path | None, typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for result.json, table.txt and report.html.")] = Path("outputs/evaluation"),
 ) -> None:
     """Let a planner reach goals in simulation, beside random actions and a scripted controller on the same goals.
 
@@ -49,6 +52,7 @@ def evaluate(
     from sims.protocol import make_pairs
     from sims.registry import get_task
     from sims.report import render_report
+    from sims.training import training_sections
 
     chosen = get_task(task)
     with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
@@ -57,9 +61,12 @@ def evaluate(
             pairs = make_pairs(chosen, simulation, split, seed, episodes, goal)
             policies: list[Policy] = [RandomPolicy(chosen), policy, ScriptedPolicy(chosen)]
             result = evaluation.evaluate(chosen, simulation, policies, pairs, split, seed, goal, conditions)
+            extra = training_sections(training, chosen, simulation, pairs[0]) if training else []
+    table = evaluation.as_text(result)
     write_json_atomic(out / "result.json", evaluation.to_json(result))
-    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs))
-    print(evaluation.as_text(result))
+    write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
+    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra))
+    print(table)
     print(f"report: {out / 'report.html'}")
 
 

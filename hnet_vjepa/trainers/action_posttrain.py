@@ -12,7 +12,7 @@ from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_los
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.trainers.language_align import language_loss
-from hnet_vjepa.trainers.measure import open_loop_error
+from hnet_vjepa.trainers.measure import caption_retrieval, label_precision, open_loop_error
 from hnet_vjepa.trainers.probe_train import probe_loss
 
 
@@ -73,4 +73,9 @@ class Action:
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Open-loop error over 1..10 steps against "nothing moves"; and the heads once more."""
-        return open_loop_error(model, store)
+        metrics = open_loop_error(model, store)
+        if "language" in self.rehearse:
+            metrics |= caption_retrieval(model, store)
+        if "probe" in self.rehearse:
+            metrics |= label_precision(model, store)
+        return metrics

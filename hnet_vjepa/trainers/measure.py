@@ -161,12 +161,13 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     """
     longest = max(len(e) for e in store.split("held_out")) if store.split("held_out") else 0
     frames = min(HORIZON + 1, longest)
-    errors, still, positions = [], [], []
+    errors, still, positions, starts = [], [], [], []
     for batch in clip_batches(model, store, "held_out", frames, limit=400):
         states = model.states(batch.video)[0]
         imagined = rollout(model.world_model.dynamics, states[:, 0], batch.actions)
         errors.append((imagined - states[:, 1:]).abs().mean((2, 3)))
         still.append((states[:, :1] - states[:, 1:]).abs().mean((2, 3)))
+        starts.append(batch.states[:, 0].double().cpu().numpy())
         positions.append((imagined.flatten(2).double().cpu().numpy(), batch.states[:, 1:].double().cpu().numpy()))
     error, baseline = torch.cat(errors).mean(0), torch.cat(still).mean(0)
     metrics = {f"open_loop/{h + 1}": float(error[h]) for h in range(frames - 1)}
@@ -179,11 +180,12 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
         centre = recorded["train"].mean(0)
         weights = ridge((features["train"] - mean) / std, recorded["train"] - centre)
+        start = np.concatenate(starts)
         for h in range(frames - 1):
             read = np.concatenate([((s[:, h] - mean) / std) @ weights + centre for s, _ in positions])
             true = np.concatenate([p[:, h] for _, p in positions])
-            distance = np.linalg.norm((read - true)[:, metres], axis=1)
-            metrics[f"open_loop_cm/{h + 1}"] = 100 * float(np.median(distance))
+            metrics[f"open_loop_cm/{h + 1}"] = 100 * float(np.median(np.linalg.norm((read - true)[:, metres], axis=1)))
+            metrics[f"nothing_moves_cm/{h + 1}"] = 100 * float(np.median(np.linalg.norm((start - true)[:, metres], axis=1)))
     return metrics
 
 

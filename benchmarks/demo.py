@@ -1,0 +1,129 @@
+"""``make demo``: the whole loop on one machine, as its user meets it.
+
+Collect episodes, train four phases, start the service, and let a separate client process ask it for every decision of
+100 closed-loop rollouts. Every step is a process of its own that runs the ``hnet`` command. Writes
+``benchmarks/results/demo.json`` and the tables that are rendered from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import render
+from benchmarks.record import write_result
+
+TASK = "fetch-reach"
+
+
+def hnet(*words: str) -> None:
+    """Run one ``hnet`` command; stop the demo when it fails (it has then said why)."""
+    print(f"\n$ hnet {' '.join(words)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "cli", *words])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+@contextlib.contextmanager
+def service(checkpoint: Path, log: Path) -> Iterator[str]:
+    """Run ``hnet serve`` on a free port while the block runs; yields its URL."""
+    words = [sys.executable, "-m", "cli", "serve", "--checkpoint", str(checkpoint), "--port", "0"]
+    print(f"\n$ hnet {' '.join(words[3:])}", flush=True)
+    with log.open("w") as stream:
+        process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            found = re.search(r"listening on (http://\S+)", log.read_text())
+            if found:
+                yield found.group(1)
+                break
+            if process.poll() is not None:
+                sys.exit(f"the service stopped: {log.read_text().strip()}")
+            time.sleep(0.1)
+        else:
+            sys.exit(f"the service did not start within a minute; its log is {log}")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float) -> dict[str, float]:
+    """The headline numbers, from what the commands wrote."""
+    summary = evaluation["summary"]
+    planner, random, scripted = (summary[name]["success"] for name in ("planner", "random", "scripted"))
+    rate = lambda success, criterion, when: success[criterion][when]["successes"] / success[criterion][when]["trials"]  # noqa: E731
+    metrics: dict[str, float] = {}
+    for name, success in (("", planner), ("random_", random), ("scripted_", scripted)):
+        for criterion, suffix in (("5 cm", ""), ("3 cm", "_3cm"), ("2 cm", "_2cm")):
+            metrics[f"{name}success_ever{suffix}"] = rate(success, criterion, "ever")
+            metrics[f"{name}success_end{suffix}"] = rate(success, criterion, "end")
+    metrics["episodes"] = summary["planner"]["episodes"]
+    for quantile in ("p50", "p95", "p99"):
+        metrics[f"plan_ms_{quantile}"] = round(summary["planner"]["plan_ms"][quantile], 2)
+    metrics["wall_s"] = round(wall, 1)
+    metrics["train_s"] = round(sum(phase["seconds"] for phase in pipeline["phases"].values()), 1)
+    return metrics
+
+
+def main() -> None:
+    """Run the demo. Arguments shrink it for tests."""
+    parser = argparse.ArgumentParser(description="Collect, train, serve, plan over HTTP, evaluate.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="everything the demo makes; emptied first")
+    parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect")
+    parser.add_argument("--rollouts", type=int, default=100, help="closed-loop rollouts")
+    parser.add_argument("--config", default="fetch_reach")
+    parser.add_argument("--set", action="append", default=[], help="passed on to hnet train")
+    parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results and the docs as they are")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    out: Path = options.out
+    episodes, training, evaluation = out / "episodes", out / "training", out / "evaluation"
+    for folder in (episodes, training, evaluation):  # a demo shows a fresh run; its own folders only
+        shutil.rmtree(folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    started = time.monotonic()
+    hnet("data", "collect", "--task", TASK, "--episodes", str(options.episodes), "--seed", "0", "--out", str(episodes))
+    collected = time.monotonic()
+    changes = [word for change in options.set for word in ("--set", change)]
+    hnet("train", "--data", str(episodes), "--config", options.config, "--work-dir", str(training), *changes)
+    trained = time.monotonic()
+    with service(training / "action", out / "service.log") as url:
+        shown = ["--training", str(training)]
+        words = ["--task", TASK, "--url", url, "--episodes", str(options.rollouts), "--seed", "0", *shown]
+        hnet("evaluate", *words, "--out", str(evaluation))
+    wall = time.monotonic() - started
+
+    result = json.loads((evaluation / "result.json").read_text())
+    pipeline = json.loads((training / "pipeline.json").read_text())
+    metrics = metrics_of(result, pipeline, wall)
+    parts = {"collect_s": collected - started, "train_s": trained - collected, "evaluate_s": started + wall - trained}
+    settings = {"task": TASK, "episodes": options.episodes, "config": pipeline["settings"]["config"], "split": "test"}
+    if not options.no_record:
+        write_result(
+            "demo",
+            "make demo",
+            settings,
+            metrics,
+            seconds={key: round(value, 1) for key, value in parts.items()},
+            phases={name: {"seconds": p["seconds"], "metrics": p["metrics"]} for name, p in pipeline["phases"].items()},
+            summary=result["summary"],
+        )
+        render.main()
+    print(f"\nthe whole loop took {wall:.0f} s ({', '.join(f'{k[:-2]} {v:.0f} s' for k, v in parts.items())})")
+    print((evaluation / "table.txt").read_text().rstrip())
+    print(f"report: {evaluation / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

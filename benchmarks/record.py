@@ -1,0 +1,45 @@
+"""Results of benchmarks: one JSON per claim, with the machine, the date, the commit and the settings inside."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.utils.files import write_json_atomic
+from hnet_vjepa.utils.runtime import machine, versions
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def write_result(name: str, command: str, settings: dict[str, Any], metrics: dict[str, Any], **more: Any) -> Path:
+    """Write ``benchmarks/results/<name>.json`` and return its path. ``command`` is what makes it again."""
+    path = RESULTS / f"{name}.json"
+    about = {"command": command, "date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine()}
+    write_json_atomic(path, {**about, "versions": versions(), "settings": settings, "metrics": metrics, **more})
+    return path
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """Read a committed result. Raises UserError when there is none."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise UserError(f"no result {path}; run the benchmark that writes it")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def commit() -> str:
+    """The commit of this checkout, marked when files were changed since; 'unknown' outside a checkout."""
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = run("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs")
+        return run("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
