@@ -109,13 +109,13 @@ def info(
     if verify:
         store.verify()
     summary = summarise(store)
+    if sheet is not None:
+        write_bytes_atomic(sheet, encode_png(contact_sheet(store.episodes)))
+        _note(f"wrote {sheet}")
     if as_json:
         print(json.dumps({"store": store.info.model_dump(mode="json"), **asdict(summary)}, indent=2))
     else:
         _show(store, summary)
-    if sheet is not None:
-        write_bytes_atomic(sheet, encode_png(contact_sheet(store.episodes)))
-        _note(f"wrote {sheet}")
 
 
 def _note(sentence: str) -> None:

@@ -107,6 +107,14 @@ class CameraSpec(BaseModel):
         return frames
 
 
+def camera_spec(size: tuple[int, int], dt: float, name: str) -> CameraSpec:
+    """Build a CameraSpec of ``size`` (height, width) from what a user gave. Raises UserError, not ValidationError."""
+    try:
+        return CameraSpec(height=size[0], width=size[1], dt=dt, name=name)
+    except ValidationError as error:
+        raise UserError(f"camera {name}: {explain(error)}") from error
+
+
 def explain(error: ValidationError) -> str:
     """Say in one line what pydantic found wrong first: ``low.0: Input should be a finite number``."""
     first = error.errors()[0]

@@ -182,7 +182,7 @@ def test_half_written_store_names_the_missing_shard(tmp_path: Path) -> None:
     make_store(tmp_path, info)
     whole = EpisodeStore(tmp_path).fingerprint()
     shutil.rmtree(tmp_path / "shards" / "00002")
-    with pytest.raises(UserError, match="half-written: 1 of 4 shards are missing .*00002"):
+    with pytest.raises(UserError, match=r"half-written: 1 of 4 shards are missing .*00002"):
         EpisodeStore(tmp_path)
     assert create_store(tmp_path, info) == {0, 1, 3}
     make_store(tmp_path, info)
@@ -336,7 +336,7 @@ def test_killed_collection_is_refused_until_it_is_finished(tmp_path: Path) -> No
         done = sum(entry.name.isdigit() for entry in (path / "shards").glob("*"))
         if done < info.shards:
             interrupted += os.WIFSIGNALED(status)
-            with pytest.raises(UserError, match="half-written|not a data set"):
+            with pytest.raises(UserError, match=r"half-written|not a data set"):
                 EpisodeStore(path)
     assert interrupted
     make_store(path, info, length=length)
@@ -371,7 +371,17 @@ def test_full_disk_is_one_line_and_earlier_shards_stay(tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount, tmp_path], capture_output=True, check=False).returncode:
         pytest.skip("a file system cannot be mounted here")
     root = Path(__file__).parents[1]
-    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', tmp_path, sys.executable, "-c", FULL_DISK]
+    command: list[Any] = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        f'{mount} && exec "$@"',
+        tmp_path,
+        sys.executable,
+        "-c",
+        FULL_DISK,
+    ]
     done = subprocess.run([*command, tmp_path, root], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the disk is full; what was there before is untouched" in done.stdout

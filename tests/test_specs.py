@@ -81,7 +81,7 @@ def test_camera() -> None:
     camera = CameraSpec(height=4, width=6, dt=0.1)
     camera.check(np.zeros((2, 4, 6, 3), np.uint8), "here")
     for frames in (np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), np.uint8)):
-        with pytest.raises(UserError, match="here: .*4 x 6 x 3 of type uint8"):
+        with pytest.raises(UserError, match=r"here: .*4 x 6 x 3 of type uint8"):
             camera.check(frames, "here")  # type: ignore[arg-type]
     for wrong in ({"height": 0}, {"dt": 0.0}, {"dt": float("nan")}, {"dt": float("inf")}):
         with pytest.raises(ValidationError):

@@ -38,10 +38,12 @@ from tqdm import tqdm
 from hnet_vjepa.data.store import Captions, Episode, StoreInfo, create_store, plan_shards, write_shard
 from hnet_vjepa.data.video import Size, find_recording
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.specs import ActionSpec, CameraSpec, bounds_of, explain
+from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec, explain
 from hnet_vjepa.utils.files import listing_hash
 
 CLOCKS = {"t", "time", "timestamp", "stamp", "step", "frame", "index", "frame_index", "episode", "episode_index"}
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,12 @@ def import_folder(
         _same_columns([(e.folder, getattr(e, kind)) for e in episodes], kind)
     spec = _action_spec(path / "robot.json", [e.actions for e in episodes], say)
     states, labels = episodes[0].states, episodes[0].labels
-    try:
-        spec_camera = CameraSpec(height=size[0], width=size[1], dt=dt, name=camera or "camera")
-    except ValidationError as error:
-        raise UserError(f"camera: {explain(error)}") from error
     # The recordings' lengths are not known before they are decoded; they are a frame or none above the actions'.
     shards = plan_shards([(len(e.actions.rows) + 1) * size[0] * size[1] * 3 for e in episodes])
     sources = [file for folder in folders for file in folder.rglob("[!.]*") if file.is_file()]
     info = StoreInfo(
         source="folder",
-        camera=spec_camera,
+        camera=camera_spec(size, dt, camera or "camera"),
         action=spec,
         shards=len(shards),
         states=states.names if states else (),
@@ -141,7 +139,7 @@ def read_table(file: Path) -> Table:
             raise UserError(f"{file}: line {line} has {len(cells)} numbers; the header has {len(names)} columns")
         for column, cell in enumerate(cells):
             value = _number(cell)
-            if value is None or not abs(value) <= np.finfo(np.float32).max:
+            if value is None or not abs(value) <= FLOAT32_MAX:
                 raise UserError(f"{file}: line {line}, column {names[column]}: '{cell.strip()}' is not a finite number")
             rows[row, column] = value
     return Table(file, names, rows)

@@ -21,7 +21,7 @@ from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards,
 from hnet_vjepa.data.tfrecord import Feature, parse_example, read_records
 from hnet_vjepa.data.video import Size, decode_picture, fit
 from hnet_vjepa.errors import UserError, one_of
-from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, CameraSpec, bounds_of
+from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec
 from hnet_vjepa.utils.files import listing_hash
 
 # BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files themselves hold no time.
@@ -85,7 +85,7 @@ def import_rlds(
     shards = plan_shards([length * height * width * 3 for length in survey.lengths])
     info = StoreInfo(
         source="rlds",
-        camera=CameraSpec(height=height, width=width, dt=dt, name=camera),
+        camera=camera_spec((height, width), dt, camera),
         action=ActionSpec(
             names=CARTESIAN_NAMES, units=CARTESIAN_UNITS, low=low, high=high, active=tuple(range(len(CARTESIAN_NAMES)))
         ),

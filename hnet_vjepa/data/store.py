@@ -31,7 +31,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import ActionSpec, CameraSpec, explain
-from hnet_vjepa.utils.files import directory_atomic, remove_stale, sha256, write_bytes_atomic, write_json_atomic
+from hnet_vjepa.utils.files import (
+    directory_atomic,
+    disk_errors,
+    remove_stale,
+    sha256,
+    write_bytes_atomic,
+    write_json_atomic,
+)
 
 FORMAT = 1
 HELD_OUT_EVERY = 10  # every tenth episode is held out
@@ -106,11 +113,12 @@ def create_store(path: Path, info: StoreInfo) -> set[int]:
                 f"{path} holds other episodes ({', '.join(changed)} differ); name another directory or delete this one"
             )
     else:
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; a data set is a directory: name another")
-        # Names with a dot are what a killed writer left behind.
-        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise UserError(f"{path} is not empty and not a data set; name a new directory")
+        with disk_errors(path):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; a data set is a directory: name another")
+            # Names with a dot are what a killed writer left behind.
+            if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+                raise UserError(f"{path} is not empty and not a data set; name a new directory")
         write_json_atomic(path / "store.json", info.model_dump(mode="json"))
     remove_stale(path)
     remove_stale(path / "shards")
@@ -157,12 +165,12 @@ def write_shard(path: Path, number: int, info: StoreInfo, episodes: Sequence[Epi
 def read_info(path: Path) -> StoreInfo:
     """Read a store's description. Raises UserError when there is none or it is broken."""
     described = path / "store.json"
-    if not described.is_file():
-        raise UserError(
-            f"{path} is not a data set (it has no store.json); make one with 'hnet data collect' or 'hnet data import'"
-        )
     try:
         return StoreInfo.model_validate_json(described.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path} is not a data set (it has no store.json); make one with 'hnet data collect' or 'hnet data import'"
+        ) from error
     except ValidationError as error:
         raise UserError(f"{described} is damaged or not ours: {explain(error)}") from error
     except OSError as error:

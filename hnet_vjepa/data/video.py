@@ -40,16 +40,19 @@ def fit(picture: Image.Image, size: Size) -> NDArray[np.uint8]:
     if (picture.height, picture.width) != size:
         # The middle box of the right shape, scaled in one go with an antialiasing filter.
         scale = min(picture.height / height, picture.width / width)
-        left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
+        left = max(0.0, (picture.width - width * scale) / 2)  # rounding may put it just outside
+        top = max(0.0, (picture.height - height * scale) / 2)
+        box = (left, top, picture.width - left, picture.height - top)
+        picture = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box)
     return np.asarray(picture.convert("RGB"), np.uint8)
 
 
 def decode_picture(data: bytes, where: str) -> Image.Image:
-    """Decode a PNG, JPEG, BMP or WebP picture to RGB. Raises UserError when it is damaged or absurdly large."""
+    """Decode a PNG, JPEG, BMP or WebP picture to RGB. Raises UserError when it is damaged, huge or not of 8 bits."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode[0] in "IF":  # 16 or 32 bits: Pillow would cut the values off, not scale them
+                raise UserError(f"{where} has more than 8 bits per channel; convert it to 8")
             return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} is not a readable picture ({' '.join(str(error).split())})") from error
@@ -98,12 +101,23 @@ def read_pictures(folder: Path, size: Size) -> NDArray[np.uint8]:
     for number in range(min(numbered), max(numbered)):
         if number not in numbered:
             raise UserError(f"{folder}: picture number {number} is missing")
-    return np.stack([fit(decode_picture(numbered[n].read_bytes(), str(numbered[n])), size) for n in sorted(numbered)])
+    return np.stack([fit(_read_picture(numbered[number]), size) for number in sorted(numbered)])
+
+
+def _read_picture(file: Path) -> Image.Image:
+    try:
+        return decode_picture(file.read_bytes(), str(file))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The picture files directly in ``folder``."""
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURES and file.name[0] != "."]
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in PICTURES and file.name[0] != "." and file.is_file()
+    ]
 
 
 def find_recording(folder: Path, camera: str | None) -> Callable[[Size], NDArray[np.uint8]]:
