@@ -66,6 +66,6 @@ def decode_image(text: str, camera: CameraSpec) -> NDArray[np.uint8]:
         if image.mode not in MODES:
             raise UserError(f"image of mode {image.mode}; send 8-bit RGB")
         try:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy: torch warns of arrays that it may not write to
         except Exception:  # as above: truncated or corrupt data shows as OSError, SyntaxError, ValueError, ...
             raise UserError("the image file is cut off or corrupt") from None

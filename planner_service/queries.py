@@ -34,7 +34,7 @@ from planner_service.schemas import (
 
 # JSON with more values than this is refused unread: the largest valid request has far fewer, and reading millions
 # of them would hold the interpreter lock, and with it every other client, for seconds.
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 # The planner must be done this long before the client's deadline, for the answer to be written in time.
 REPLY_S = 0.002
 

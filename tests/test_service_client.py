@@ -98,8 +98,11 @@ def test_wait_until_ready_tells_the_last_reason() -> None:
 
 
 def test_another_server_is_recognised() -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
-        other.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as other:
         thread = threading.Thread(target=other.serve_forever)
         thread.start()
         with PlannerClient(f"http://127.0.0.1:{other.server_address[1]}") as client:

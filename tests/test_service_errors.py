@@ -208,7 +208,7 @@ def test_body_limit(http: httpx.Client) -> None:
         b'{"frames":[1.' + b"3" * 30_000_000 + b"]}",
         b'{"seed":' + b"9" * 30_000_000 + b"}",
         b'{"' + b"x" * 30_000_000 + b'":1}',
-        b"{" + b",".join(b'"%d":0' % i for i in range(90_000)) + b"}",
+        b"{" + b",".join(b'"%d":0' % i for i in range(19_000)) + b"}",
         b'{"frames":["' + b"A" * 30_000_000 + b'"]}',
     ],
     ids=["many values", "long float", "long integer", "long name", "many names", "long text"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -14,7 +15,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import ImageGoal, LabelGoal, LatentGoal, Planner, PlanQuery, SearchSettings, TextGoal
+from hnet_vjepa.planning.protocols import (
+    Goal,
+    ImageGoal,
+    LabelGoal,
+    LatentGoal,
+    Planner,
+    PlanQuery,
+    SearchSettings,
+    TextGoal,
+)
 from planner_service.app import create_app
 from planner_service.batching import may_share
 from planner_service.client import PlannerClient, PlanReply
@@ -159,8 +169,6 @@ def test_a_client_that_goes_away_is_not_planned_for() -> None:
 
 
 def _send_and_stay(url: str) -> socket.socket:
-    import json
-
     host, port = url.removeprefix("http://").split(":")
     content = json.dumps({**BODY, "seed": 99}).encode()
     connection = socket.create_connection((host, int(port)))
@@ -240,7 +248,12 @@ def test_who_may_share_a_batch() -> None:
 
 def test_many_clients_with_different_questions_get_their_own_answers() -> None:
     planner = FakePlanner(delay_s=0.005)
-    goals = [ImageGoal(picture(1)), TextGoal("abc"), LabelGoal(("left",)), LatentGoal(np.ones((3, 4), np.float32))]
+    goals: list[Goal] = [
+        ImageGoal(picture(1)),
+        TextGoal("abc"),
+        LabelGoal(("left",)),
+        LatentGoal(np.ones((3, 4), np.float32)),
+    ]
 
     def robot(number: int) -> list[tuple[PlanQuery, PlanReply]]:
         with PlannerClient(url) as client:
