@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +75,40 @@ def record(task: Task, simulation: Simulation, seed: int, index: int) -> Episode
 
 @functools.cache
 def _simulation(task_name: str) -> Simulation:
-    return get_task(task_name).open()  # one per process: making one takes longer than an episode
+    return get_task(task_name).open()  # one per worker: making one takes longer than an episode
 
 
-def _write_shard(number: int, task_name: str, seed: int, info: StoreInfo, out: Path) -> int:
-    task, total = get_task(task_name), int(info.settings["episodes"])
-    indices = range(number * SHARD_EPISODES, min(total, (number + 1) * SHARD_EPISODES))
-    simulation = _simulation(task_name)
+def _work(number: int, task_name: str, seed: int, info: StoreInfo, out: Path) -> int:
+    return _write_shard(number, get_task(task_name), _simulation(task_name), seed, info, out)
+
+
+def _write_shard(number: int, task: Task, simulation: Simulation, seed: int, info: StoreInfo, out: Path) -> int:
+    first, total = number * SHARD_EPISODES, int(info.settings["episodes"])
+    indices = range(first, min(total, first + SHARD_EPISODES))
     write_shard(out, number, info, [record(task, simulation, episode_seed("collect", seed, i), i) for i in indices])
     return len(indices)
+
+
+def _start_worker(drawn_with: Backend) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; shards being written are finished
+    assume(drawn_with)
+
+
+def _in_parallel(
+    shards: list[int], processes: int, drawn_with: Backend, task_name: str, seed: int, info: StoreInfo, out: Path
+) -> Iterator[int]:
+    context = multiprocessing.get_context("spawn")  # a forked graphics context does not work
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(drawn_with,))
+    try:
+        for done in as_completed([pool.submit(_work, n, task_name, seed, info, out) for n in shards]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker process was killed (not enough memory for {processes}?); run the same command again, "
+            "with fewer --workers: it goes on where it stopped"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def collect(
@@ -99,16 +129,14 @@ def collect(
     drawn_with = backend()
     info = store_info(task, episodes, seed, drawn_with)
     missing = sorted(set(range(info.shards)) - create_store(out, info))
-    write = functools.partial(_write_shard, task_name=task_name, seed=seed, info=info, out=out)
     processes = min(workers or os.cpu_count() or 1, len(missing))
     with tqdm(total=episodes, unit="episode", disable=not progress) as bar:
         bar.update(episodes - sum(min(SHARD_EPISODES, episodes - n * SHARD_EPISODES) for n in missing))
         if processes > 1:
-            context = multiprocessing.get_context("spawn")  # a forked graphics context does not work
-            with context.Pool(processes, initializer=assume, initargs=(drawn_with,)) as pool:
-                for count in pool.imap_unordered(write, missing):
-                    bar.update(count)
-        else:
-            for number in missing:
-                bar.update(write(number))
+            for count in _in_parallel(missing, processes, drawn_with, task_name, seed, info, out):
+                bar.update(count)
+        elif missing:
+            with contextlib.closing(task.open()) as simulation:
+                for number in missing:
+                    bar.update(_write_shard(number, task, simulation, seed, info, out))
     return out

@@ -36,7 +36,7 @@ def distances(result: EvaluationResult, tolerances: tuple[float, ...]) -> bytes:
         axes.plot(steps, middle, color=colour(result, method.name), linewidth=2, label=method.name)
     for tolerance in tolerances:
         axes.axhline(100 * tolerance, color="#b6bcc4", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.text(result.steps, 100 * tolerance, f" {100 * tolerance:g} cm", va="center", fontsize=8, color="#6b7480")
+        axes.text(result.steps, 100 * tolerance, f" {100 * tolerance:g} cm", va="center", fontsize=7, color="#6b7480")
     axes.set(xlabel="step", ylabel="distance to the goal [cm]", xlim=(0, result.steps), ylim=(0, None))
     _legend(axes)
     return _png(figure)
@@ -72,8 +72,9 @@ def latencies(result: EvaluationResult, method: MethodResult, control_ms: float)
         axes.annotate(
             f"{name} {value:.1f} ms",
             (value, height),
-            xytext=(4, 0),
+            xytext=(4 if value < 0.7 * limit else -4, 0),
             textcoords="offset points",
+            ha="left" if value < 0.7 * limit else "right",
             va="center",
             fontsize=8,
             color="#262d38",

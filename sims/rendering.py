@@ -111,19 +111,25 @@ def backend() -> Backend:
     if wanted and wanted not in get_args(Backend):
         raise one_of("HNET_RENDER", wanted, get_args(Backend))
     disabled = os.environ.get("MUJOCO_GL", "").strip().lower() in ("disable", "disabled", "off", "false", "0")
-    chosen: Backend = "raycast"
-    if wanted == "raycast" or (disabled and not wanted):
-        chosen = "raycast"
-    elif wanted in ("egl", "") and _works("egl"):
-        chosen = "egl"
-    elif wanted in ("osmesa", "") and _works("osmesa"):
-        chosen = "osmesa"
-    elif wanted:
-        raise UserError(
-            f"HNET_RENDER={wanted} does not work on this machine (library missing?); unset it or use 'raycast'"
-        )
-    assume(chosen)
-    return chosen
+    tried: tuple[Backend, ...] = ("egl", "osmesa") if not disabled else ()
+    if wanted:
+        tried = tuple(name for name in get_args(Backend) if name == wanted)
+    for name in tried:
+        if name == "raycast" or (_importable(name) and _works(name)):
+            assume(name)
+            return name
+    if wanted:
+        raise UserError(f"HNET_RENDER={wanted} does not work on this machine (library missing?); 'raycast' always does")
+    assume("raycast")
+    return "raycast"
+
+
+def _importable(name: str) -> bool:
+    """Whether this process can still use a backend: once mujoco is imported, the choice is made."""
+    if "mujoco" not in sys.modules:
+        return True
+    context = getattr(sys.modules["mujoco"], "GLContext", None)
+    return getattr(context, "__module__", None) == f"mujoco.{name}"
 
 
 def assume(chosen: Backend) -> None:

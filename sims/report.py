@@ -35,6 +35,8 @@ p { margin: 6px 0; } .quiet { color: #6b7480; font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 9px; text-align: right; border-bottom: 1px solid #e8ebef; white-space: nowrap; }
 th { font-weight: 600; font-size: 13px; color: #4b5563; } th:first-child, td:first-child { text-align: left; }
+th.group { border-bottom: 0; padding-bottom: 0; }
+th.group + th.group { border-left: 6px solid #fff; text-align: center; }
 td small { color: #6b7480; font-size: 12px; display: block; line-height: 1.25; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
 img { max-width: 100%; display: block; } img.plot { width: 760px; }
@@ -120,45 +122,51 @@ def _lead(result: EvaluationResult) -> str:
 
 
 def _table(result: EvaluationResult) -> str:
-    head = "".join(f"<th>{html.escape(c)}<br>ever</th><th>{html.escape(c)}<br>at the end</th>" for c in result.criteria)
-    far = "<th>final distance<br>median</th>" if result.goal == "image" else ""
+    groups = [(c, ["ever", "at the end"]) for c in result.criteria]
+    if result.goal == "image":
+        groups.append(("final distance [cm]", ["median"]))
+    groups.append(("plan latency [ms]", ["p50", "p95", "p99"]))
     rows = []
     for method in result.methods:
-        cells = "".join(
-            f"<td>{_percent(method.ever(i))}</td><td>{_percent(method.end(i))}</td>"
-            for i in range(len(result.criteria))
-        )
-        if far:
+        cells = [_percent(rate) for i in range(len(result.criteria)) for rate in (method.ever(i), method.end(i))]
+        if result.goal == "image":
             low, middle, high = (100 * d for d in percentiles(method.final_distances(), (25, 50, 75)))
-            cells += f"<td>{middle:.1f} cm<small>{low:.1f} – {high:.1f}</small></td>"
+            cells.append(f"{middle:.1f}<small>{low:.1f} – {high:.1f}</small>")
         plans = method.latencies()
-        times = [f"{ms:.1f} ms" for ms in percentiles(plans, (50, 95, 99))] if plans else ["–"] * 3
-        cells += "".join(f"<td>{t}</td>" for t in times)
+        cells += [f"{ms:.1f}" for ms in percentiles(plans, (50, 95, 99))] if plans else ["–"] * 3
         dot = f"<span class='dot' style='background:{colour(result, method.name)}'></span>"
-        rows.append(f"<tr><td>{dot}{html.escape(method.name)}</td>{cells}</tr>")
-    return (
-        f"<div class='scroll'><table><tr><th>method</th>{head}{far}<th>plan<br>p50</th><th>plan<br>p95</th>"
-        f"<th>plan<br>p99</th></tr>{''.join(rows)}</table></div>"
-    )
+        rows.append([dot + html.escape(method.name), *cells])
+    return _grid([("method", [""]), *groups], rows)
+
+
+def _grid(groups: Sequence[tuple[str, Sequence[str]]], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table with two lines of headings. Cells are HTML."""
+    upper = "".join(f"<th class='group' colspan={len(names)}>{html.escape(group)}</th>" for group, names in groups)
+    lower = "".join(f"<th>{html.escape(name)}</th>" for _, names in groups for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class='scroll'><table><tr>{upper}</tr><tr>{lower}</tr>{body}</table></div>"
 
 
 def _reading(result: EvaluationResult) -> str:
     method = _main_method(result)
-    lines = [
+    note = (
         f"Success of {len(method.rollouts)} episodes of {result.steps} steps; small: 95 % interval (Wilson), for the "
-        "distance the quartiles. Every method played the same starts and goals; collected data cannot hold them.",
-    ]
-    for other in result.methods:
-        if other is method:
-            continue
+        "distance the quartiles. Every method played the same starts and goals; collected data cannot hold them."
+    )
+    rows = []
+    for other in (m for m in result.methods if m is not method):
         for i, criterion in enumerate(result.criteria):
             pair = result.compare(method.name, other.name, i)
-            lines.append(
-                f"{method.name} against {other.name}, {criterion} at the end: {100 * pair.difference:+.0f} points; "
-                f"only {method.name} in {pair.only_first}, only {other.name} in {pair.only_second} episodes; "
-                f"p = {pair.p_value:.2g} (exact McNemar)."
-            )
-    return _note(lines[0]) + "".join(_note(line) for line in lines[1:])
+            numbers = [
+                f"{100 * pair.difference:+.0f}",
+                str(pair.only_first),
+                str(pair.only_second),
+                f"{pair.p_value:.2g}",
+            ]
+            rows.append([html.escape(f"{other.name}, {criterion}"), *numbers])
+    columns = [("difference", ["points"]), ("episodes solved by one only", [method.name, "other"]), ("McNemar", ["p"])]
+    heading = f"<h3>{html.escape(method.name.capitalize())} against the others, at the end, episode by episode</h3>"
+    return _note(note) + (heading + _grid([("", [""]), *columns], rows) if rows else "")
 
 
 def _latency(result: EvaluationResult, method: MethodResult, task: Task) -> str:
