@@ -50,7 +50,7 @@ def fit(picture: Image.Image, size: Size) -> NDArray[np.uint8]:
 def decode_picture(data: bytes, where: str) -> Image.Image:
     """Decode a PNG, JPEG, BMP or WebP picture to RGB. Raises UserError when it is damaged, huge or not of 8 bits."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP")) as picture:
             if picture.mode[0] in "IF":  # 16 or 32 bits: Pillow would cut the values off, not scale them
                 raise UserError(f"{where} has more than 8 bits per channel; convert it to 8")
             return picture.convert("RGB")
