@@ -9,15 +9,15 @@ from hnet_vjepa.losses.energy import energy
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.measure import clip_batches
 
-REACHED_QUANTILE = 0.1
+REACHED_QUANTILE = 0.05
 
 
 @torch.no_grad()
 def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
-    """The energy below which a goal counts as reached: that of the nearest tenth of consecutive frames.
+    """The energy below which a goal counts as reached: that of the nearest twentieth of consecutive frames.
 
-    Needs no labels: a robot that is nearer to the goal than it usually is to where it was one step ago has arrived, as
-    far as the camera can tell.
+    Needs no labels: a robot that is nearer to the goal than it nearly ever is to where it was one step ago has arrived,
+    as far as the camera can tell.
     """
     energies = []
     for batch in clip_batches(model, store, "held_out" if store.split("held_out") else "train", 2):

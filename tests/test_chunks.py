@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+
+from hnet_vjepa.models.hnet.downsampler import LearnedAttentionPooling
+from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
+from hnet_vjepa.models.hnet.routing import SparseRouting
+from hnet_vjepa.models.ops import grid_positions
+from hnet_vjepa.models.vjepa.vit import HNetViT
+from tests import toy
+
+
+def route(rows: int = 4, columns: int = 4, grid: tuple[int, int, int] = (1, 8, 8), dim: int = 16):
+    torch.manual_seed(0)
+    routing = SparseRouting(dim, rows, columns)
+    positions = grid_positions(*grid)
+    tokens = torch.randn(2, len(positions), dim)
+    return routing, tokens, positions
+
+
+def test_assignment_sums_to_one_and_chunks_are_weighted_means() -> None:
+    routing, tokens, positions = route()
+    out = routing(tokens, positions)
+    torch.testing.assert_close(out.assignment.sum(-1), torch.ones(2, 64))
+    values = routing.value(routing.norm(tokens))
+    for b in range(2):
+        for k in range(16):
+            weights = out.assignment[b, :, k]
+            mean = sum(weights[i] * values[b, i] for i in range(64)) / weights.sum()
+            expected = mean if not out.mask[b, k] else mean * 0
+            torch.testing.assert_close(out.chunks[b, k], expected, rtol=1e-4, atol=1e-5)
+            centre = sum(weights[i] * positions[i] for i in range(64)) / weights.sum()
+            torch.testing.assert_close(out.centroids[b, k], centre, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_assignment_is_a_soft_grid() -> None:
+    routing, tokens, positions = route()
+    owners = routing(tokens, positions).assignment.argmax(-1)  # B x N
+    nearest = (positions[:, None, 1:] - routing.anchors).square().sum(-1).argmin(-1)
+    # Cells in the middle of a prototype's own square are its own; content may move the borders.
+    distance = (positions[:, None, 1:] - routing.anchors).square().sum(-1).sqrt()
+    inner = distance.min(-1).values < 0.2
+    assert (owners[:, inner] == nearest[inner]).float().mean() > 0.8
+    # A random start without the prior would hand most tokens to few prototypes; here all of them own some.
+    assert routing(tokens, positions).count.min() >= 12
+
+
+def test_m_is_the_number_of_prototypes_that_win() -> None:
+    routing, tokens, positions = route()
+    out = routing(tokens, positions)
+    for b in range(2):
+        winners = set(out.assignment[b].argmax(-1).tolist())
+        assert set(torch.nonzero(~out.mask[b]).flatten().tolist()) == winners
+        assert int(out.count[b]) == len(winners)
+
+
+def test_losers_still_get_gradient() -> None:
+    routing, tokens, positions = route()
+    with torch.no_grad():
+        routing.prototypes[5] = 0
+        routing.anchors[5] = 3.0  # far outside: it wins nothing
+    out = routing(tokens, positions)
+    assert out.mask[:, 5].all()
+    assert (out.chunks[:, 5] == 0).all()
+    out.chunks[:, 5].sum().backward()
+    assert routing.anchors.grad is not None and routing.anchors.grad[5].abs().sum() > 0
+
+
+def test_padding_takes_no_part() -> None:
+    routing, tokens, positions = route()
+    padding = torch.zeros(2, 64, dtype=torch.bool)
+    padding[:, 40:] = True
+    changed = tokens.clone()
+    changed[:, 40:] = 100.0
+    a, b = routing(tokens, positions, padding), routing(changed, positions, padding)
+    for name in ("chunks", "assignment", "centroids", "sizes", "mask"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name))
+    assert (a.assignment[:, 40:] == 0).all()
+    nothing = routing(tokens, positions, torch.ones(2, 64, dtype=torch.bool))
+    assert nothing.count.sum() == 0
+    assert torch.isfinite(nothing.chunks).all()
+
+
+def test_one_set_of_weights_routes_windows_of_any_length() -> None:
+    routing, _, _ = route()
+    for frames in (1, 2, 5):
+        positions = grid_positions(frames, 8, 8)
+        assert routing(torch.randn(1, len(positions), 16), positions).chunks.shape == (1, 16, 16)
+
+
+def test_pooling_is_masked_attention_and_never_holds_more_slots_than_chunks() -> None:
+    torch.manual_seed(1)
+    routing, tokens, positions = route(2, 2)
+    pooling = LearnedAttentionPooling(16, 3, 3)
+    out = routing(tokens, positions)
+    pooled = pooling(out)
+    assert ((~pooled.mask).sum(-1) <= torch.minimum(out.count, torch.tensor(9))).all()
+    assert ((~pooled.mask).sum(-1) >= 1).all()
+    torch.testing.assert_close(pooled.attention.sum(-1), torch.ones(2, 9))
+    live_size = (out.sizes * ~out.mask).sum(-1)
+    torch.testing.assert_close(pooled.sizes.sum(-1), live_size)
+    values = pooling.value(pooling.norm(out.chunks))
+    by_hand = torch.stack([sum(pooled.attention[b, j, k] * values[b, k] for k in range(4)) for b in range(2) for j in range(9)])
+    torch.testing.assert_close(pooled.slots.flatten(0, 1), by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_dead_chunks_do_not_enter_the_slots() -> None:
+    torch.manual_seed(1)
+    routing, tokens, positions = route(3, 3)
+    pooling = LearnedAttentionPooling(16, 2, 2)
+    with torch.no_grad():
+        routing.anchors[4] = 5.0
+    out = routing(tokens, positions)
+    assert out.mask[:, 4].all()
+    assert (pooling(out).attention[:, :, 4] == 0).all()
+
+
+@pytest.mark.parametrize("corner", [(6, 6), (6, 26), (26, 6), (26, 26)])
+def test_a_chunks_centroid_lies_where_its_pixels_lie(corner: tuple[int, int]) -> None:
+    """The chunk that owns the cells of the square has its centroid near the square, and no chunk lies elsewhere."""
+    torch.manual_seed(0)
+    model = HNetViT(toy.config().model.backbone)
+    row, column = corner
+    chunks = model(torch.from_numpy(toy.picture(column, row)[None, None]).float() / 127.5 - 1)
+    owners = chunks.assignment[0, 0].argmax(-1)  # N, cells to prototypes
+    at_square = owners[row * 4 // 32 * 4 + column * 4 // 32]
+    y, x = chunks.chunk_centroids[0, 0, at_square, 1:].tolist()
+    assert abs(y - (row / 16 - 1)) < 0.5 and abs(x - (column / 16 - 1)) < 0.5
+    positions = grid_positions(1, 4, 4)
+    for k in owners.unique():
+        own = positions[owners == k].mean(0)
+        assert (chunks.chunk_centroids[0, 0, k] - own).norm() < 0.5
+
+
+def test_positions_are_told_apart_by_place_and_size() -> None:
+    torch.manual_seed(0)
+    encode = AdaptivePositionalEncoding(16)
+    centroids = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]]])
+    same = encode(centroids, torch.ones(1, 3))
+    assert same.shape == (1, 3, 16)
+    assert torch.cdist(same[0], same[0]).add(torch.eye(3)).min() > 1e-3
+    assert not torch.allclose(same, encode(centroids, torch.full((1, 3), 9.0)))
