@@ -181,9 +181,8 @@ class NativeSparseAttention(nn.Module):
         probability = scores.masked_fill(~cube_live, -math.inf).softmax(-1)  # B x heads x N x M
         attended = (probability.to(v.dtype) @ v).transpose(1, 2)
         with torch.no_grad():
+            # A padded query is a zero vector and adds the same to every live cube: it has no say in the order.
             per_token = probability.sum(1).float()  # B x N x M
-            if padding is not None:
-                per_token = per_token.masked_fill(padding.flatten(1)[..., None], 0.0)
             importance = tile(unflatten(per_token, 1, grid), plan.cube).sum(2)  # B x M x M
             importance.diagonal(dim1=1, dim2=2).fill_(math.inf)
             chosen = importance.topk(self.selected, -1).indices  # B x M x n
