@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 from benchmarks import render
 from benchmarks.record import write_result
+from planner_service.client import PlannerClient
 
 TASK = "fetch-reach"
 
@@ -45,6 +45,8 @@ def service(checkpoint: Path, log: Path) -> Iterator[str]:
         for _ in range(600):
             found = re.search(r"listening on (http://\S+)", log.read_text())
             if found:
+                with PlannerClient(found.group(1)) as client:
+                    client.wait_until_ready(60)
                 yield found.group(1)
                 break
             if process.poll() is not None:
@@ -78,14 +80,15 @@ def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float
 def main() -> None:
     """Run the demo. Arguments shrink it for tests."""
     parser = argparse.ArgumentParser(description="Collect, train, serve, plan over HTTP, evaluate.")
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="everything the demo makes; emptied first")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/demo"), help="everything the demo makes; emptied first"
+    )
     parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect")
     parser.add_argument("--rollouts", type=int, default=100, help="closed-loop rollouts")
     parser.add_argument("--config", default="fetch_reach")
     parser.add_argument("--set", action="append", default=[], help="passed on to hnet train")
     parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results and the docs as they are")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     out: Path = options.out
     episodes, training, evaluation = out / "episodes", out / "training", out / "evaluation"
     for folder in (episodes, training, evaluation):  # a demo shows a fresh run; its own folders only

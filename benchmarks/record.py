@@ -39,7 +39,9 @@ def commit() -> str:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
-        changed = run("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs")
+        changed = run(
+            "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs"
+        )
         return run("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -38,7 +38,9 @@ def demo_success() -> str:
         for criterion in method["success"].values():
             for when in ("ever", "end"):
                 rate = criterion[when]
-                cells.append(f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})")
+                cells.append(
+                    f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
+                )
         plan = method["plan_ms"]
         cells.append(" / ".join(f"{plan[q]:.0f}" for q in ("p50", "p95", "p99")) + " ms" if plan else "–")
         rows.append(cells)
@@ -62,19 +64,54 @@ def _phase_rows(phases: dict[str, Any]) -> list[list[str]]:
             floor_text = form.format(floor) + f" ({name})" if floor is not None else name
             rows.append([phase, what, form.format(value), floor_text, f"{phases[phase]['seconds']:.0f} s"])
 
-    row("pretrain", "linear read-out of the position, median error", "readout_cm", "readout_cm_mean_baseline", "always the mean", "{:.2f} cm")
+    row(
+        "pretrain",
+        "linear read-out of the position, median error",
+        "readout_cm",
+        "readout_cm_mean_baseline",
+        "always the mean",
+        "{:.2f} cm",
+    )
     row("pretrain", "linear read-out of the state, R²", "readout_r2", "", "0 is always the mean", "{:.3f}")
     row("pretrain", "effective rank of the chunks", "effective_rank", "dimensions", "dimensions", "{:.0f}")
     row("language", "nearest caption is true", "retrieval_accuracy", "retrieval_chance", "chance", "{:.3f}")
-    row("language", "true caption beats its left/right mirror image", "left_right_accuracy", "", "0.5 is chance", "{:.3f}")
+    row(
+        "language",
+        "true caption beats its left/right mirror image",
+        "left_right_accuracy",
+        "",
+        "0.5 is chance",
+        "{:.3f}",
+    )
     row("probe", "mean average precision of the labels", "mean_ap", "mean_frequency", "frequency", "{:.3f}")
     row("action", "open-loop error, 1 step", "open_loop/1", "nothing_moves/1", "nothing moves", "{:.3f}")
     row("action", "open-loop error, 5 steps", "open_loop/5", "nothing_moves/5", "nothing moves", "{:.3f}")
     row("action", "open-loop error, last step", "open_loop/last", "nothing_moves/last", "nothing moves", "{:.3f}")
     row("action", "open-loop error, 10 steps", "open_loop/10", "nothing_moves/10", "nothing moves", "{:.3f}")
-    row("action", "read-out of the position after 10 imagined steps", "open_loop_cm/10", "nothing_moves_cm/10", "nothing moves", "{:.2f} cm")
-    row("action", "nearest caption is true, after rehearsal", "retrieval_accuracy", "retrieval_chance", "chance", "{:.3f}")
-    row("action", "true caption beats its mirror image, after rehearsal", "left_right_accuracy", "", "0.5 is chance", "{:.3f}")
+    row(
+        "action",
+        "read-out of the position after 10 imagined steps",
+        "open_loop_cm/10",
+        "nothing_moves_cm/10",
+        "nothing moves",
+        "{:.2f} cm",
+    )
+    row(
+        "action",
+        "nearest caption is true, after rehearsal",
+        "retrieval_accuracy",
+        "retrieval_chance",
+        "chance",
+        "{:.3f}",
+    )
+    row(
+        "action",
+        "true caption beats its mirror image, after rehearsal",
+        "left_right_accuracy",
+        "",
+        "0.5 is chance",
+        "{:.3f}",
+    )
     row("action", "mean average precision, after rehearsal", "mean_ap", "mean_frequency", "frequency", "{:.3f}")
     return rows
 
@@ -98,7 +135,11 @@ def rendered(path: Path) -> str:
 
 def pages() -> list[Path]:
     """README and docs that hold tables."""
-    return [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.is_file() and MARK.search(p.read_text())]
+    return [
+        p
+        for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+        if p.is_file() and MARK.search(p.read_text())
+    ]
 
 
 def main() -> None:
@@ -108,7 +149,9 @@ def main() -> None:
     stale = [page for page in pages() if rendered(page) != page.read_text()]
     if "--check" in sys.argv:
         if stale:
-            sys.exit(f"stale tables in {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run python -m benchmarks.render")
+            sys.exit(
+                f"stale tables in {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run python -m benchmarks.render"
+            )
         return
     for page in stale:
         write_bytes_atomic(page, rendered(page).encode())

@@ -37,9 +37,12 @@ def evaluate(
         str | None, typer.Option(envvar="HNET_TOKEN", help="The service's token, if it asks for one.")
     ] = None,
     training: Annotated[
-        Path | None, typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained.")
+        Path | None,
+        typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for result.json, table.txt and report.html.")] = Path("outputs/evaluation"),
+    out: Annotated[Path, typer.Option(help="Directory for result.json, table.txt and report.html.")] = Path(
+        "outputs/evaluation"
+    ),
 ) -> None:
     """Let a planner reach goals in simulation, beside random actions and a scripted controller on the same goals.
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Before torch is loaded: threads that wait actively slow each other down tenfold as soon as another process (a
+# simulator, a service, a second robot) wants the same cores. Whoever has idle cores can set it otherwise.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 

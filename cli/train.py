@@ -13,7 +13,9 @@ from hnet_vjepa.errors import UserError
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Directory of episodes, made by 'hnet data collect' or 'hnet data import'.")],
+    data: Annotated[
+        Path, typer.Option(help="Directory of episodes, made by 'hnet data collect' or 'hnet data import'.")
+    ],
     config: Annotated[str, typer.Option(help="A configuration's name, or a YAML file.")] = "fetch_reach",
     phases: Annotated[str, typer.Option(help="Which phases, separated by commas.")] = "pretrain,language,probe,action",
     work_dir: Annotated[Path, typer.Option(help="Where checkpoints, logs and pipeline.json go.")] = Path("outputs"),

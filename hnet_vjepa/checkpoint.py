@@ -80,7 +80,9 @@ def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-        write_json_atomic(folder / "manifest.json", manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+        write_json_atomic(
+            folder / "manifest.json", manifest.model_copy(update={"files": files}).model_dump(mode="json")
+        )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -105,7 +107,9 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing; the checkpoint is incomplete")
         if manifest.files.get(name) != sha256(path / name):
-            raise UserError(f"{path / name} is not the file that was saved (its SHA-256 differs); take another checkpoint")
+            raise UserError(
+                f"{path / name} is not the file that was saved (its SHA-256 differs); take another checkpoint"
+            )
     try:
         config = Config.model_validate_json((path / "config.json").read_bytes())
         robot = Robot.model_validate_json((path / "robot.json").read_bytes())

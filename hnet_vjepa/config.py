@@ -185,7 +185,9 @@ class PlanConfig(_Section):
     horizon: Positive = 4
     elites: Positive = 8
     momentum: Fraction = 0.1
-    min_std: float = Field(default=0.05, gt=0, description="floor of the search's spread, as a share of the action range")
+    min_std: float = Field(
+        default=0.05, gt=0, description="floor of the search's spread, as a share of the action range"
+    )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")

@@ -82,7 +82,11 @@ def run_pipeline(
         reason = make_phase(name, phases).ready(store)
         if reason:
             raise UserError(f"{store.path} can not train the phase '{name}': {reason}; leave it out of --phases")
-    settings = {"config": config.model_dump(mode="json"), "data_fingerprint": fingerprint, "init_from": str(init_from or "")}
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "data_fingerprint": fingerprint,
+        "init_from": str(init_from or ""),
+    }
     _check_same_run(work_dir, settings)
     with process_group():
         path: Path | None = None
@@ -138,7 +142,12 @@ def _finished(work_dir: Path, name: PhaseName) -> bool:
 
 
 def _start(
-    config: Config, store: EpisodeStore, work_dir: Path, name: PhaseName, path: Path | None, init_from: Path | str | None
+    config: Config,
+    store: EpisodeStore,
+    work_dir: Path,
+    name: PhaseName,
+    path: Path | None,
+    init_from: Path | str | None,
 ) -> tuple[HNetVJEPA, Manifest]:
     """The model a phase starts from, and what was done to it so far."""
     if path is None and init_from is not None:
@@ -146,7 +155,9 @@ def _start(
         model, source = HNetVJEPA(config, describe_robot(store)), load_checkpoint(path)
         fresh = load_matching(model, source.model)
         if _is_main() and fresh:
-            print(f"from {path}: {len(fresh)} weights do not fit this robot or config and start fresh ({fresh[0]}, ...)")
+            print(
+                f"from {path}: {len(fresh)} weights do not fit this robot or config and start fresh ({fresh[0]}, ...)"
+            )
         return model, source.manifest
     if path is None:
         earlier = [p for p in PHASES[: PHASES.index(name)] if (work_dir / p / "manifest.json").is_file()]

@@ -100,7 +100,9 @@ def test_pooling_is_masked_attention_and_never_holds_more_slots_than_chunks() ->
     live_size = (out.sizes * ~out.mask).sum(-1)
     torch.testing.assert_close(pooled.sizes.sum(-1), live_size)
     values = pooling.value(pooling.norm(out.chunks))
-    by_hand = torch.stack([sum(pooled.attention[b, j, k] * values[b, k] for k in range(4)) for b in range(2) for j in range(9)])
+    by_hand = torch.stack(
+        [sum(pooled.attention[b, j, k] * values[b, k] for k in range(4)) for b in range(2) for j in range(9)]
+    )
     torch.testing.assert_close(pooled.slots.flatten(0, 1), by_hand, rtol=1e-4, atol=1e-5)
 
 

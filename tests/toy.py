@@ -49,7 +49,13 @@ def episode(index: int, frames: int = 12) -> Episode:
 
 def make_store(path: Path, episodes: int = 20, frames: int = 12) -> Path:
     info = StoreInfo(
-        source="toy", camera=CAMERA, action=SPEC, shards=1, states=("x [m]", "y [m]"), labels=LABELS, settings={"seed": 0}
+        source="toy",
+        camera=CAMERA,
+        action=SPEC,
+        shards=1,
+        states=("x [m]", "y [m]"),
+        labels=LABELS,
+        settings={"seed": 0},
     )
     create_store(path, info)
     write_shard(path, 0, info, [episode(i, frames) for i in range(episodes)])

@@ -43,7 +43,7 @@ class HNetVJEPA(nn.Module):
         dim, state_dim = self.backbone.dim, model.world_model.state_dim
         self.target = copy.deepcopy(self.backbone).requires_grad_(False)
         self.predictor = Predictor(dim, model.predictor.width, model.predictor.depth, model.predictor.heads)
-        self.dechunker = Dechunker(dim)
+        self.dechunker = Dechunker(dim, sigma=0.2)  # half the way between neighbouring prototypes
         self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model)
         self.text = TextEncoder(model.text)
         self.projector = StateProjector(state_dim, slots, model.text.width, model.text.embedding)

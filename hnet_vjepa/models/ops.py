@@ -42,8 +42,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     times slower (torch 2.13), while bf16 pays in the convolutions and linear layers.
     """
     if q.device.type == "cpu":
-        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+        wide = torch.promote_types(q.dtype, torch.float32)
+        mask = mask.to(wide) if mask is not None and mask.is_floating_point() else mask
         with torch.autocast("cpu", enabled=False):  # which would turn the arguments back into bf16
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(v.dtype)
+            return F.scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide), attn_mask=mask).to(v.dtype)
     mask = mask.to(q.dtype) if mask is not None and mask.is_floating_point() else mask
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -42,7 +42,9 @@ class Attention(nn.Module):
         """Return B x N x D; ``bias`` (B x 1 x 1 x M) is added to the logits."""
         context = x if context is None else context
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B x heads x N x d
-        k, v = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 2 of B x heads x M x d
+        k, v = (
+            self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # 2 of B x heads x M x d
         attended = attention(q, k, v, bias)
         return self.out(attended.transpose(1, 2).flatten(2))  # B x N x D
 

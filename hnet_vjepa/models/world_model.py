@@ -58,7 +58,11 @@ class InverseDynamics(nn.Module):
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(2 * slots * state_dim, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, action_dim)
+            nn.Linear(2 * slots * state_dim, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, action_dim),
         )
 
     def forward(self, state: Tensor, later: Tensor) -> Tensor:

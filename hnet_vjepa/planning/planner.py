@@ -36,7 +36,9 @@ class WorldModelPlanner:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         if "action" not in checkpoint.manifest.trained():
-            raise UserError(f"{checkpoint.path} has no dynamics; planning needs the phase 'action' (hnet train --phases action)")
+            raise UserError(
+                f"{checkpoint.path} has no dynamics; planning needs the phase 'action' (hnet train --phases action)"
+            )
         self._model = checkpoint.model
         self._robot = checkpoint.model.robot
         self._reached = checkpoint.manifest.reached_energy
@@ -131,7 +133,9 @@ class WorldModelPlanner:
         """The energy of goals of one kind."""
         first = goals[0]
         if isinstance(first, ImageGoal | LatentGoal):
-            return StateObjective(torch.stack([self._goal_state(goal) for goal in goals]), self._model.config.plan.distance)
+            return StateObjective(
+                torch.stack([self._goal_state(goal) for goal in goals]), self._model.config.plan.distance
+            )
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
             return TextObjective(self._model.projector, self._model.text.encode(texts))
@@ -225,7 +229,9 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
     names = {ImageGoal: "image", TextGoal: "text", LabelGoal: "label", LatentGoal: "latent"}
     kind = names[type(goal)]
     if kind not in card.goals:
-        raise UserError(f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); it takes: {', '.join(card.goals)}")
+        raise UserError(
+            f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); it takes: {', '.join(card.goals)}"
+        )
     if isinstance(goal, ImageGoal):
         if goal.frame.ndim != 3:
             raise UserError(f"goal.image: shape {goal.frame.shape}; expected H x W x 3")
@@ -241,5 +247,3 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
                 raise one_of("label", name, card.labels)
     elif goal.state.shape != card.state_shape or not np.isfinite(goal.state).all():
         raise UserError(f"goal.state: expected {card.state_shape[0]} x {card.state_shape[1]} finite numbers")
-
-

@@ -55,12 +55,13 @@ class Action:
         stepped = world.dynamics(before.flatten(0, 1), batch.actions.flatten(0, 1))
         imagined = rollout(world.dynamics, states[:, 0], batch.actions)
         losses = {
-            "step": (stepped - after.flatten(0, 1)).square().mean(),
+            "one_step": (stepped - after.flatten(0, 1)).square().mean(),
             "rollout": config.rollout * (imagined - after).square().mean(),
         }
         losses["inverse"] = config.inverse * (world.inverse(before, after) - batch.actions).square().mean()
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
-        content = gather_rows((states - states.mean((0, 1))).flatten(0, 2))  # (B*T*S) x d
+        rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
+        content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d
         losses["variance"] = config.variance * variance_loss(content)
         losses["covariance"] = config.covariance * covariance_loss(content)
         if config.rehearsal and "language" in self.rehearse:

@@ -172,7 +172,12 @@ def _step(
 
 
 def _save(
-    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int, seconds: float
+    folder: Path,
+    model: HNetVJEPA,
+    optimizer: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    step: int,
+    seconds: float,
 ) -> None:
     """Write what is needed to go on from ``step``."""
     moments = {}
@@ -198,7 +203,10 @@ def _resume(
     moments = safetensors.torch.load((source / "optimizer.safetensors").read_bytes())
     for key, value in moments.items():
         index, name = key.split(".", 1)
-        optimizer.state[trained[int(index)]][name] = value
+        parameter = trained[int(index)]
+        # The fused optimiser walks through memory: moments must lie there in the weight's own order (channels last).
+        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        optimizer.state[parameter][name] = laid_out
     return int(done["step"]), float(done["seconds"])
 
 

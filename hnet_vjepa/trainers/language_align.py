@@ -15,7 +15,9 @@ from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.measure import caption_retrieval
 
 
-def language_loss(model: HNetVJEPA, state: Tensor, captions: list[tuple[str, ...]], keys: list[int]) -> dict[str, Tensor]:
+def language_loss(
+    model: HNetVJEPA, state: Tensor, captions: list[tuple[str, ...]], keys: list[int]
+) -> dict[str, Tensor]:
     """NT-Xent and energy between planning states (B x S x d) and one caption of each.
 
     A caption that is true of several clips of the batch counts as right for all of them.

@@ -20,7 +20,9 @@ CLIPS = 1500  # per split; enough for a read-out of a few hundred dimensions
 HORIZON = 10
 
 
-def clip_batches(model: HNetVJEPA, store: EpisodeStore, split: Split, frames: int, limit: int = CLIPS) -> Iterator[Batch]:
+def clip_batches(
+    model: HNetVJEPA, store: EpisodeStore, split: Split, frames: int, limit: int = CLIPS
+) -> Iterator[Batch]:
     """Evenly spread clips of a split, in batches, on the model's device."""
     sampler = ClipSampler(store, model.robot.action, split, frames, seed=0)
     numbers = np.unique(np.linspace(0, len(sampler) - 1, min(limit, len(sampler))).astype(int))
@@ -110,7 +112,9 @@ def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]
         "clips": float(len(captions)),
     }
     numbers = {text: i for i, text in enumerate(texts)}
-    pairs = [(row, text, mirrored(text)) for row, true in enumerate(captions) for text in true if mirrored(text) != text]
+    pairs = [
+        (row, text, mirrored(text)) for row, true in enumerate(captions) for text in true if mirrored(text) != text
+    ]
     if pairs:
         others = sorted({other for _, _, other in pairs})
         mirror = video @ model.text.encode(others).T
@@ -185,7 +189,9 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
             read = np.concatenate([((s[:, h] - mean) / std) @ weights + centre for s, _ in positions])
             true = np.concatenate([p[:, h] for _, p in positions])
             metrics[f"open_loop_cm/{h + 1}"] = 100 * float(np.median(np.linalg.norm((read - true)[:, metres], axis=1)))
-            metrics[f"nothing_moves_cm/{h + 1}"] = 100 * float(np.median(np.linalg.norm((start - true)[:, metres], axis=1)))
+            metrics[f"nothing_moves_cm/{h + 1}"] = 100 * float(
+                np.median(np.linalg.norm((start - true)[:, metres], axis=1))
+            )
     return metrics
 
 

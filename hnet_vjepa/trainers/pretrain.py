@@ -106,6 +106,7 @@ class Pretrain:
             student.assignment.flatten(0, 1),
             student.chunk_centroids.flatten(0, 1),
             student.chunk_mask.flatten(0, 1),
+            student.cells.flatten(0, 1),
         )
         goal = target.cells.flatten(0, 1).float()
         return F.smooth_l1_loss(rebuilt.float(), F.layer_norm(goal, goal.shape[-1:]))
@@ -113,7 +114,10 @@ class Pretrain:
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Held-out linear read-out of the recorded state from the chunks, and their effective rank."""
         features, states = sampled_states(model, store, "all", chunks=True)
-        metrics = {"effective_rank": effective_rank(features["held_out"]), "dimensions": float(features["train"].shape[1])}
+        metrics = {
+            "effective_rank": effective_rank(features["held_out"]),
+            "dimensions": float(features["train"].shape[1]),
+        }
         if states["train"].shape[1]:
             metrics |= linear_readout(features, states, store.info.states)
         return metrics

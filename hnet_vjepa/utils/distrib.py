@@ -23,7 +23,9 @@ def make_accelerator(precision: str, accumulate: int) -> Accelerator:
         UserError: ACCELERATE_* variables are set.
         RuntimeError: accelerate made other ranks than the launcher started.
     """
-    meddling = sorted(name for name in os.environ if name.startswith("ACCELERATE_") and name != "ACCELERATE_MIXED_PRECISION")
+    meddling = sorted(
+        name for name in os.environ if name.startswith("ACCELERATE_") and name != "ACCELERATE_MIXED_PRECISION"
+    )
     if meddling:
         raise UserError(f"unset {', '.join(meddling)}: the run is configured by its config file and its launcher")
     world = int(os.environ.get("WORLD_SIZE", 1))

@@ -38,7 +38,11 @@ def choose_precision(wanted: str) -> str:
 def machine() -> dict[str, str | int]:
     """What a measured number must say of the machine it was measured on."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
     described: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

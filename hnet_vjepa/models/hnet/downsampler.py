@@ -47,7 +47,9 @@ class LearnedAttentionPooling(nn.Module):
         logits = match - self.prior_strength * distance
         dead = routing.mask[:, None]  # B x 1 x K
         usable = dead & ~dead.all(-1, keepdim=True)  # all-padding samples stay finite and are masked below
-        attention = (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).masked_fill(usable, float("-inf")).softmax(-1)
+        attention = (
+            (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).masked_fill(usable, float("-inf")).softmax(-1)
+        )
         slots = attention @ self.value(normed).float()  # B x M' x D
         centroids = attention @ routing.centroids  # B x M' x 3
         share = logits.softmax(1) * (~dead)  # B x M' x K, every live chunk shared out among the slots

@@ -42,7 +42,12 @@ class Chunks:
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens, centroids, sizes and mask with the windows one after another: B x (W*M') x ..."""
-        return self.tokens.flatten(1, 2), self.centroids.flatten(1, 2), self.sizes.flatten(1, 2), self.mask.flatten(1, 2)
+        return (
+            self.tokens.flatten(1, 2),
+            self.centroids.flatten(1, 2),
+            self.sizes.flatten(1, 2),
+            self.mask.flatten(1, 2),
+        )
 
 
 class HNetViT(nn.Module):
@@ -72,7 +77,12 @@ class HNetViT(nn.Module):
         self.recompute = config.vit.recompute
 
     def forward(
-        self, video: Tensor, window: int = 1, across: bool = False, padding: Tensor | None = None, cache: Cache | None = None
+        self,
+        video: Tensor,
+        window: int = 1,
+        across: bool = False,
+        padding: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Chunks:
         """Encode normalised video B x T x H x W x 3 in T / window windows.
 

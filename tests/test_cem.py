@@ -1,0 +1,121 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.cem import Found, check_search, noise_shape, search_actions
+from hnet_vjepa.planning.protocols import SearchSettings
+
+SEARCH = SearchSettings(candidates=64, iterations=12, horizon=3, elites=8)
+
+
+def quadratic(target: Tensor):
+    """Energy (a_h - target_h)^2 after every step: B x N x H x A -> B x N x H."""
+    return lambda actions: (actions - target[:, None]).square().sum(-1)
+
+
+def find(score, batch: int = 1, search: SearchSettings = SEARCH, seeds: list[int] | None = None, **more) -> Found:
+    start = torch.zeros(batch, search.horizon, 2)
+    return search_actions(score, start, search, seeds or list(range(batch)), 0.1, 0.02, 0.0, **more)
+
+
+def test_finds_the_minimum_of_a_quadratic() -> None:
+    target = torch.rand(3, 3, 2) * 1.6 - 0.8
+    found = find(quadratic(target), 3)
+    assert (found.actions - target).abs().max() < 0.1
+    torch.testing.assert_close(found.energies, (found.actions - target).square().sum(-1))
+
+
+def test_what_cannot_be_done_is_never_proposed_and_the_bound_is_found() -> None:
+    seen: list[Tensor] = []
+
+    def score(actions: Tensor) -> Tensor:
+        seen.append(actions)
+        return (actions - 3.0).square().sum(-1)
+
+    found = find(score)
+    assert max(float(a.abs().max()) for a in seen) <= 1.0
+    assert (found.actions > 0.97).all()
+
+
+def test_the_plan_of_a_query_does_not_depend_on_its_neighbours() -> None:
+    target = torch.rand(4, 3, 2) - 0.5
+    together = find(quadratic(target), 4, seeds=[7, 8, 9, 10])
+    alone = find(quadratic(target[2:3]), 1, seeds=[9])
+    torch.testing.assert_close(together.actions[2:3], alone.actions)
+    assert not torch.equal(alone.actions, find(quadratic(target[2:3]), 1, seeds=[11]).actions)
+
+
+def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
+    best: list[float] = []
+    target = torch.rand(1, 3, 2) - 0.5
+    first: list[Tensor] = []
+
+    def score(actions: Tensor) -> Tensor:
+        first.append(actions[:, 0])
+        energies = quadratic(target)(actions)
+        best.append(float(energies.sum(-1).min()))
+        return energies
+
+    start = torch.full((1, 3, 2), 0.3)
+    found = search_actions(score, start, SEARCH, [0], 0.1, 0.02, 1.0)
+    assert torch.equal(first[0], start)
+    assert float(found.energies.sum()) == pytest.approx(min(best))
+
+
+def test_a_good_start_is_never_made_worse() -> None:
+    target = torch.rand(1, 3, 2) - 0.5
+    search = SearchSettings(candidates=4, iterations=1, horizon=3, elites=2)
+    found = search_actions(quadratic(target), target.clone(), search, [0], 0.1, 0.05, 1.0)
+    assert float(found.energies.sum()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_deadline_stops_the_search_and_the_best_so_far_is_given() -> None:
+    target = torch.zeros(1, 3, 2)
+
+    def slow(actions: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return quadratic(target)(actions)
+
+    search = SearchSettings(candidates=16, iterations=1000, horizon=3, elites=4)
+    begun = time.monotonic()
+    found = find(slow, 1, search, deadline=begun + 0.15)
+    assert time.monotonic() - begun < 0.3
+    assert 1 <= found.iterations < 20
+    assert find(slow, 1, search, deadline=begun - 1).iterations == 1
+
+
+def test_not_a_number_never_wins() -> None:
+    def score(actions: Tensor) -> Tensor:
+        energies = quadratic(torch.zeros(1, 3, 2))(actions)
+        return torch.where(actions[..., 0] > 0, torch.nan, energies)
+
+    found = find(score)
+    assert torch.isfinite(found.energies).all()
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("horizon", [1, 2, 5, 12])
+def test_coloured_noise_has_unit_variance_and_redder_noise_changes_less(colour: float, horizon: int) -> None:
+    covariance = noise_shape(horizon, colour) @ noise_shape(horizon, colour).T
+    np.testing.assert_allclose(np.diag(covariance.numpy()), 1.0, atol=1e-5)
+    if horizon > 1:
+        assert (covariance[0, 1] > 0.05) == (colour > 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-2, 70), st.integers(-1, 3), st.integers(-1, 4), st.integers(-1, 70))
+def test_settings_are_refused_by_name_or_work(candidates: int, iterations: int, horizon: int, elites: int) -> None:
+    search = SearchSettings(candidates, iterations, horizon, elites)
+    if min(candidates, iterations, horizon, elites) < 1 or elites > candidates:
+        with pytest.raises(UserError, match="search\\."):
+            check_search(search)
+    else:
+        check_search(search)
+        found = find(quadratic(torch.zeros(1, horizon, 2)), 1, search)
+        assert torch.isfinite(found.actions).all()

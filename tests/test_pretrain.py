@@ -1,0 +1,101 @@
+import numpy as np
+import torch
+
+from hnet_vjepa.data.batch import ClipSampler
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.pipeline import describe_robot
+from hnet_vjepa.trainers.pretrain import Pretrain, blank, hidden_slots
+from tests import toy
+
+
+def test_what_is_hidden_depends_on_seed_and_sample_alone() -> None:
+    together = hidden_slots([3, 8, 11], 5, 4, 9, 0.5, 0.3)
+    assert torch.equal(together[1:2], hidden_slots([8], 5, 4, 9, 0.5, 0.3))
+    assert not torch.equal(together, hidden_slots([3, 8, 11], 6, 4, 9, 0.5, 0.3))
+
+
+def test_tubes_or_the_future_are_hidden() -> None:
+    hidden = hidden_slots(list(range(400)), 0, 4, 9, 0.5, 0.25)
+    future = hidden[:, :3].flatten(1).sum(1) == 0
+    assert 0.15 < future.float().mean() < 0.35
+    assert hidden[future][:, 3].all()
+    tubes = hidden[~future]
+    assert (tubes == tubes[:, :1]).all()
+    assert (tubes[:, 0].sum(-1) == 4).all()
+
+
+def test_what_is_masked_is_unseen() -> None:
+    """Changing the pixels of hidden chunks cannot change what the student predicts."""
+    torch.manual_seed(0)
+    config = toy.config()
+    model = HNetVJEPA(config, _robot())
+    video = torch.rand(2, 3, toy.SIZE, toy.SIZE, 3) * 2 - 1
+    target = model.target(video, across=True)
+    hidden = hidden_slots([0, 1], 0, *target.mask.shape[1:], 0.5, 0.0)
+    seen = blank(video, target, hidden, model.backbone.encoder.stride)
+    gone = (seen != video).any(-1)
+    assert 0.1 < gone.float().mean() < 0.9
+    changed = torch.where(gone[..., None], torch.rand_like(video) * 2 - 1, video)
+    assert not torch.allclose(changed, video)
+    again = blank(changed, target, hidden, model.backbone.encoder.stride)
+    assert torch.equal(seen, again)
+    outputs = []
+    for pixels in (seen, again):
+        tokens, centroids, sizes, mask = model.backbone(pixels, across=True).flat()
+        _, places, extents, _ = target.flat()
+        outputs.append(model.predictor(tokens, centroids, sizes, mask | hidden.flatten(1), places, extents))
+    assert torch.equal(*outputs)
+
+
+def test_hidden_pixels_are_those_of_the_hidden_slots() -> None:
+    torch.manual_seed(0)
+    model = HNetVJEPA(toy.config(), _robot())
+    video = torch.rand(1, 2, toy.SIZE, toy.SIZE, 3) + 0.5
+    target = model.target(video, across=True)
+    owners = target.cell_slots()  # B x W x N
+    slot = int(owners[0, 0, 5])
+    hidden = torch.zeros(1, 2, 4, dtype=torch.bool)
+    hidden[0, 0, slot] = True
+    seen = blank(video, target, hidden, 8)
+    for cell in range(16):
+        row, column = divmod(cell, 4)
+        patch = seen[0, 0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        assert bool((patch == 0).all()) == bool(owners[0, 0, cell] == slot)
+    assert torch.equal(seen[0, 1], video[0, 1])
+
+
+def test_the_target_gets_no_gradient_and_everything_else_does(tmp_path) -> None:
+    store = EpisodeStore(toy.make_store(tmp_path / "store"))
+    torch.manual_seed(0)
+    model = HNetVJEPA(toy.config(pretrain={"entropy": 0.01, "boundary": 0.01}), describe_robot(store))
+    phase = Pretrain()
+    batch = ClipSampler(store, model.robot.action, "train", 3, 0).batch(0, 8)
+    model.requires_grad_(False)
+    for module in phase.modules(model):
+        module.requires_grad_(True)
+    losses = phase.loss(model, batch)
+    assert set(losses) == {"energy", "vicregl", "ratio", "entropy", "boundary", "reconstruction"}
+    torch.stack(list(losses.values())).sum().backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(p.grad is None for p in model.target.parameters())
+
+
+def test_the_target_follows_the_backbone() -> None:
+    torch.manual_seed(0)
+    model = HNetVJEPA(toy.config(), _robot())
+    before = [p.clone() for p in model.target.parameters()]
+    with torch.no_grad():
+        for p in model.backbone.parameters():
+            p.add_(1.0)
+    model.update_target(0.9)
+    for old, new in zip(before, model.target.parameters(), strict=True):
+        np.testing.assert_allclose(new.detach().numpy(), (old + 0.1).detach().numpy(), atol=1e-5)
+
+
+def _robot():
+    from hnet_vjepa.models.model import Robot
+
+    spec = toy.SPEC.model_copy(update={"mean": (0.0, 0.0), "std": (1.0, 1.0)})
+    return Robot(camera=toy.CAMERA, action=spec, labels=toy.LABELS)
