@@ -183,7 +183,7 @@ def test_two_ranks_train_like_one_process(toy_store: Path, tmp_path: Path) -> No
         )
         assert len(one) == len(two) == 4
         for a, b in zip(one, two, strict=True):
-            tolerance = 0.8 if name == "language" else 2e-3
+            tolerance = 0.8 if name == "language" else 1e-3 if a["step"] == 0 else 0.05
             assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=tolerance), (name, a, b)
 
 
