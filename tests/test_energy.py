@@ -56,7 +56,9 @@ def test_nt_xent_with_one_answer_is_cross_entropy_both_ways() -> None:
     x, y = (torch.nn.functional.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
     logits = x @ y.T / 0.1
     target = torch.arange(6)
-    expected = (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+    expected = (
+        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+    ) / 2
     torch.testing.assert_close(nt_xent(x, y, 0.1, torch.eye(6, dtype=torch.bool)), expected)
 
 

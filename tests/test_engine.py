@@ -164,7 +164,11 @@ def launch(ranks: int, data: Path, work_dir: Path, phases: str, folder: Path) ->
     script.write_text(SCRIPT)
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else [sys.executable]
+    words = (
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        if ranks > 1
+        else [sys.executable]
+    )
     return subprocess.Popen([*words, str(script), str(data), str(work_dir), phases], env=environment)
 
 
@@ -178,7 +182,10 @@ def test_two_ranks_train_like_one_process(toy_store: Path, tmp_path: Path) -> No
         both = [launch(ranks, toy_store, tmp_path / f"{name}{ranks}", name, tmp_path) for ranks in (1, 2)]
         assert [process.wait(timeout=240) for process in both] == [0, 0]
         one, two = (
-            [json.loads(line) for line in (tmp_path / f"{name}{n}" / f"{name}.run" / "log.jsonl").read_text().splitlines()]
+            [
+                json.loads(line)
+                for line in (tmp_path / f"{name}{n}" / f"{name}.run" / "log.jsonl").read_text().splitlines()
+            ]
             for n in (1, 2)
         )
         assert len(one) == len(two) == 4

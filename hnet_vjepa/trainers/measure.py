@@ -90,20 +90,29 @@ def linear_readout(features: Halves, states: Halves, names: tuple[str, ...]) -> 
 def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     """How often the nearest of all held-out captions is true of the clip, beside chance.
 
+    A caption is true of a clip when it was recorded with it, or when all labels hold that hold wherever that caption
+    was recorded: "go to the left" is no wrong answer only because this clip's caption says "move to the left".
+
     ``left_right_accuracy``: of a true caption with 'left' or 'right' and its mirror image, how often the true one is
     nearer (chance 0.5).
     """
     frames = model.config.language.clip_frames
-    videos, captions = [], []
+    videos, labels = [], []
+    captions: list[tuple[str, ...]] = []
     for batch in clip_batches(model, store, "held_out", frames):
         videos.append(model.projector(model.states(batch.video)[0][:, -1]))
         captions += batch.captions
+        labels.append(batch.labels.cpu().numpy() > 0)
     video = torch.cat(videos)
     texts = sorted({text for true in captions for text in true})
     if not texts:
         return {}
     similarity = video @ model.text.encode(texts).T  # N x texts
-    truth = torch.tensor([[text in true for text in texts] for true in captions], device=video.device)
+    true_of = np.array([[text in true for text in texts] for true in captions])
+    if store.info.labels:
+        implied = _implied_labels(store, texts)  # texts x L
+        true_of |= ~(implied[None] & ~np.concatenate(labels)[:, None]).any(-1)
+    truth = torch.from_numpy(true_of).to(video.device)
     found = truth.gather(1, similarity.argmax(1, keepdim=True)).float().mean()
     metrics = {
         "retrieval_accuracy": float(found),
@@ -122,6 +131,19 @@ def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]
         right = [bool(similarity[row, numbers[text]] > mirror[row, place[other]]) for row, text, other in pairs]
         metrics |= {"left_right_accuracy": float(np.mean(right)), "left_right_pairs": float(len(right))}
     return metrics
+
+
+def _implied_labels(store: EpisodeStore, texts: list[str]) -> NDArray[np.bool_]:
+    """Which labels hold at every frame that a caption was recorded with: texts x L. A rare caption implies much."""
+    place = {text: i for i, text in enumerate(texts)}
+    implied = np.ones((len(texts), len(store.info.labels)), bool)
+    for episode in store.episodes:
+        assert episode.labels is not None
+        for recorded, holds in zip(episode.captions, episode.labels > 0, strict=True):
+            for text in recorded:
+                if text in place:
+                    implied[place[text]] &= holds
+    return implied
 
 
 def mirrored(text: str) -> str:

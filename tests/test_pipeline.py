@@ -1,0 +1,165 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from hnet_vjepa.checkpoint import load_checkpoint, save_checkpoint
+from hnet_vjepa.config import config_names, load_config, parse_config
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.pipeline import parse_phases, run_pipeline
+from tests import toy
+
+
+def test_every_phase_writes_its_checkpoint_and_the_manifest_says_what_was_done(toy_run: Path) -> None:
+    done = json.loads((toy_run / "pipeline.json").read_text())
+    assert list(done["phases"]) == ["pretrain", "language", "probe", "action"]
+    assert done["settings"]["config"]["name"] == "toy"
+    assert done["versions"]["torch"]
+    for i, (name, phase) in enumerate(done["phases"].items()):
+        manifest = load_checkpoint(toy_run / name).manifest
+        assert manifest.trained() == tuple(list(done["phases"])[: i + 1])
+        assert phase["metrics"] and phase["seconds"] > 0 and phase["data_fingerprint"]
+        assert not (toy_run / f"{name}.run" / "resume").exists()
+
+
+def test_the_metrics_mean_something(toy_run: Path) -> None:
+    phases = json.loads((toy_run / "pipeline.json").read_text())["phases"]
+    pretrain, language, probe, action = (phases[n]["metrics"] for n in ("pretrain", "language", "probe", "action"))
+    assert pretrain["readout_cm"] < pretrain["readout_cm_mean_baseline"]
+    assert 1 <= pretrain["effective_rank"] <= pretrain["dimensions"]
+    assert 0 <= language["retrieval_accuracy"] <= 1 and language["left_right_pairs"] > 0
+    assert 0 < probe["mean_ap"] <= 1 and 0 < probe["frequency/left"] < 1
+    assert action["nothing_moves/1"] < action["nothing_moves/5"]
+    assert {f"open_loop/{h}" for h in range(1, 11)} <= set(action)
+
+
+def test_each_phase_starts_from_the_one_before(toy_run: Path) -> None:
+    models = [load_checkpoint(toy_run / name).model for name in ("pretrain", "language", "probe", "action")]
+    same = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))  # noqa: E731
+    assert same(models[0].backbone, models[1].backbone)
+    assert same(models[1].text, models[2].text)
+    assert not same(models[0].text, models[1].text)
+    assert not same(models[2].backbone, models[3].backbone)
+
+
+def test_a_finished_run_is_not_trained_again_and_a_phase_can_be_added(toy_store: Path, tmp_path: Path) -> None:
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+    before = (tmp_path / "pretrain" / "weights.safetensors").stat().st_mtime_ns
+    last = run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain", "action"), progress=False)
+    assert last == tmp_path / "action"
+    assert (tmp_path / "pretrain" / "weights.safetensors").stat().st_mtime_ns == before
+    assert load_checkpoint(last).manifest.trained() == ("pretrain", "action")
+
+
+def test_other_settings_in_the_same_place_are_refused_by_field(toy_store: Path, tmp_path: Path) -> None:
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+    with pytest.raises(UserError, match=r"other settings \(config\.action\.steps\)"):
+        run_pipeline(toy.config(action={"steps": 9}), toy_store, tmp_path, ("pretrain",), progress=False)
+
+
+def test_fine_tuning_starts_from_the_given_weights(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
+    other = toy.make_store(tmp_path / "other", episodes=12)
+    config = toy.config(action={"steps": 1, "learning_rate": 1e-9})
+    last = run_pipeline(config, other, tmp_path / "work", ("action",), init_from=toy_run / "action", progress=False)
+    given, tuned = load_checkpoint(toy_run / "action"), load_checkpoint(last)
+    for (name, a), b in zip(given.model.named_parameters(), tuned.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
+    assert tuned.manifest.phases[-1].data_fingerprint != given.manifest.phases[-1].data_fingerprint
+
+
+def test_phases_are_parsed_in_their_order() -> None:
+    assert parse_phases("action, pretrain") == ("pretrain", "action")
+    for bad, words in (("pretrain,fly", "unknown phase 'fly'"), ("", "name each"), ("probe,probe", "name each")):
+        with pytest.raises(UserError, match=words):
+            parse_phases(bad)
+
+
+def copy(toy_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_run / "action", tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "robot.json"])
+def test_an_altered_truncated_or_missing_file_is_refused_by_name(name: str, toy_run: Path, tmp_path: Path) -> None:
+    path = copy(toy_run, tmp_path)
+    content = (path / name).read_bytes()
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        (path / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=name):
+            load_checkpoint(path)
+    (path / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        load_checkpoint(path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, toy_run: Path) -> None:
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path)
+    path = copy(toy_run, tmp_path)
+    (path / "manifest.json").write_text("{}}")
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copy(toy_run, tmp_path)
+    checkpoint = load_checkpoint(path)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        save_checkpoint(path, checkpoint.model, checkpoint.manifest)
+    monkeypatch.undo()
+    assert load_checkpoint(path).fingerprint == checkpoint.fingerprint
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    root = Path(__file__).resolve().parent.parent
+    for package in ("hnet_vjepa", "planner_service", "cli", "sims", "benchmarks"):
+        for file in (root / package).rglob("*.py"):
+            text = file.read_text()
+            text = text.replace("safetensors.torch.load(", "")
+            assert "torch.load(" not in text and "import pickle" not in text and "allow_pickle=True" not in text, file
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_the_configs_that_come_along_are_valid(name: str) -> None:
+    assert load_config(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"name": "x", "colour": 1}, "unknown field colour; allowed there: name, seed"),
+        (
+            {"name": "x", "action": {"stepz": 1, "steps": 5}},
+            "unknown field action.stepz; allowed there: steps, batch_size",
+        ),
+        ({"name": "x", "action": {"steps": 0}}, "action.steps = 0: Input should be greater than 0"),
+        ({"name": "x", "plan": {"candidates": 4, "elites": 8}}, r"elites \(8\) must not exceed candidates \(4\)"),
+        ({"name": "x", "plan": {"distance": "l3"}}, "plan.distance = 'l3': Input should be 'l1'"),
+        ({"name": "x", "precision": "fp8"}, "precision = 'fp8'"),
+        ({"name": "x", "model": {"backbone": {"encoder": {"widths": [8]}}}}, "one entry per stage"),
+        ({}, "name"),
+    ],
+)
+def test_a_bad_config_is_refused_by_field(values: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_config(values, "test")
+
+
+def test_config_files_and_overrides(tmp_path: Path) -> None:
+    assert load_config("fetch_reach", {"action.steps": 7}).action.steps == 7
+    with pytest.raises(UserError, match="unknown config 'nope'"):
+        load_config("nope")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="is not YAML"):
+        load_config(str(tmp_path / "bad.yaml"))
+    with pytest.raises(UserError, match="no configuration file"):
+        load_config(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="is not a section"):
+        load_config("fetch_reach", {"name.steps": 7})
