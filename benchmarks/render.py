@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, read_result
+from hnet_vjepa.errors import one_of
 from hnet_vjepa.utils.files import write_bytes_atomic
 
 MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,9 +39,8 @@ def demo_success() -> str:
         for criterion in method["success"].values():
             for when in ("ever", "end"):
                 rate = criterion[when]
-                cells.append(
-                    f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
-                )
+                value = 100 * rate["successes"] / rate["trials"]
+                cells.append(f"{value:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})")
         plan = method["plan_ms"]
         cells.append(" / ".join(f"{plan[q]:.0f}" for q in ("p50", "p95", "p99")) + " ms" if plan else "–")
         rows.append(cells)
@@ -125,12 +125,56 @@ def demo_phases() -> str:
     return _markdown(HEAD, _phase_rows(result["phases"])) + _about(result)
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo-success": demo_success, "demo-phases": demo_phases}
+def bridge_phases() -> str:
+    """Real robot data, five folds: mean and interval beside the baseline."""
+    result = read_result("bridge")
+    phases = result["phases"]
+
+    def cell(phase: str, key: str) -> str:
+        value = phases[phase][key]
+        spread = f" ({value['low']:.3f} to {value['high']:.3f})" if "low" in value else ""
+        return f"{value['mean']:.3f}{spread}"
+
+    wanted = [
+        ("pretrain", "linear read-out of the recorded state, R²", "readout_r2", "0 is always the mean"),
+        ("language", "nearest caption is true", "retrieval_accuracy", "retrieval_chance"),
+        ("probe", "mean average precision of the task labels", "mean_ap", "mean_frequency"),
+        ("action", "open-loop error, 1 step", "open_loop/1", "nothing_moves/1"),
+        ("action", "open-loop error, 5 steps", "open_loop/5", "nothing_moves/5"),
+        ("action", "open-loop error, 9 steps", "open_loop/9", "nothing_moves/9"),
+        ("action", "open-loop error as a share of that of 'nothing moves'", "open_loop_ratio", "1"),
+        ("action", "nearest caption is true, after rehearsal", "retrieval_accuracy", "retrieval_chance"),
+    ]
+    rows = [
+        [phase, what, cell(phase, key), cell(phase, base) if base in phases[phase] else base]
+        for phase, what, key, base in wanted
+        if key in phases[phase]
+    ]
+    settings = result["settings"]
+    note = (
+        f"\nMean of {settings['folds']} folds of {settings['episodes']} episodes ({settings['frames']} frames), every "
+        "episode held out once; in brackets the 95 % interval over folds (Student's t; the folds share training "
+        f"episodes, so it is a rough one). {result['metrics']['train_s_per_fold']:.0f} s of training per fold.\n"
+    )
+    return _markdown(["phase", "held-out metric", "value", "baseline"], rows) + note + _about(result)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo-success": demo_success,
+    "demo-phases": demo_phases,
+    "bridge-phases": bridge_phases,
+}
 
 
 def rendered(path: Path) -> str:
     """The text of a file with its tables filled in."""
-    return MARK.sub(lambda m: m[1] + "\n" + TABLES[m[2]]() + "\n" + m[3], path.read_text())
+    return MARK.sub(lambda m: f"{m[1]}\n{_table(m[2])}\n{m[3]}", path.read_text())
+
+
+def _table(name: str) -> str:
+    if name not in TABLES:
+        raise one_of("table", name, TABLES)
+    return TABLES[name]()
 
 
 def pages() -> list[Path]:

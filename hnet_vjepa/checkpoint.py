@@ -122,7 +122,7 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
 
 
 def load_matching(model: HNetVJEPA, source: HNetVJEPA) -> list[str]:
-    """Copy every weight of ``source`` that has a place of the same shape in ``model``; return the names that had none."""
+    """Copy every weight of ``source`` that fits a place in ``model``; return the names of those that start fresh."""
     own, given = model.state_dict(), source.state_dict()
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)

@@ -1,4 +1,4 @@
-"""Typed configuration: what a model is and how each phase trains it. An unknown key or a bad value is refused by name."""
+"""Typed configuration: what a model is and how each phase trains it. Unknown keys and bad values are refused."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class PhaseConfig(_Section):
     warmup: Fraction = 0.1
     clip_norm: float = Field(default=1.0, gt=0)
     accumulate: Positive = 1
-    save_every: Positive = 500
+    save_every: Positive = 200
     log_every: Positive = 20
 
 
@@ -199,12 +199,26 @@ class PlanConfig(_Section):
         return self
 
 
+class DataConfig(_Section):
+    """Which episodes are held out: those whose number leaves ``held_out_fold`` when divided by ``folds``."""
+
+    folds: int = Field(default=10, gt=1)
+    held_out_fold: int = Field(default=9, ge=0)
+
+    @model_validator(mode="after")
+    def _fold(self) -> DataConfig:
+        if self.held_out_fold >= self.folds:
+            raise ValueError(f"held_out_fold ({self.held_out_fold}) must be below folds ({self.folds})")
+        return self
+
+
 class Config(_Section):
     """Everything that decides what a training run does, apart from the data."""
 
     name: str
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig(steps=600)
     language: LanguageConfig = LanguageConfig(steps=300)

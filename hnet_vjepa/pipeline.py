@@ -29,6 +29,14 @@ from hnet_vjepa.utils.distrib import process_group
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
 
+# What a phase's result lives in: when any of it starts fresh, the phase has to be trained again.
+PARTS: dict[PhaseName, tuple[str, ...]] = {
+    "pretrain": ("backbone.",),
+    "language": ("text.", "projector."),
+    "probe": ("probe.",),
+    "action": ("backbone.", "world_model."),
+}
+
 
 def parse_phases(text: str) -> tuple[PhaseName, ...]:
     """``"pretrain,action"`` to phases in their order. Raises UserError on an unknown or repeated phase."""
@@ -76,13 +84,13 @@ def run_pipeline(
         TrainingError: the loss became infinite or not a number.
     """
     work_dir = Path(work_dir)
-    store = EpisodeStore(data)
+    store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
     fingerprint = store.fingerprint()
     for name in phases:
         reason = make_phase(name, phases).ready(store)
         if reason:
             raise UserError(f"{store.path} can not train the phase '{name}': {reason}; leave it out of --phases")
-    settings = {
+    settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
         "data_fingerprint": fingerprint,
         "init_from": str(init_from or ""),
@@ -158,7 +166,8 @@ def _start(
             print(
                 f"from {path}: {len(fresh)} weights do not fit this robot or config and start fresh ({fresh[0]}, ...)"
             )
-        return model, source.manifest
+        kept = tuple(r for r in source.manifest.phases if not any(name.startswith(PARTS[r.phase]) for name in fresh))
+        return model, source.manifest.model_copy(update={"phases": kept})
     if path is None:
         earlier = [p for p in PHASES[: PHASES.index(name)] if (work_dir / p / "manifest.json").is_file()]
         path = work_dir / earlier[-1] if earlier else None

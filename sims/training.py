@@ -69,8 +69,8 @@ def _table(phases: dict[str, Any]) -> str:
                 for label in labels
             )
             rows.append(
-                f"<tr><td>{name}</td><td colspan=4 style='text-align:left;white-space:normal'>average precision per label "
-                f"(frequency): {html.escape(each)}</td></tr>"
+                f"<tr><td>{name}</td><td colspan=4 style='text-align:left;white-space:normal'>average precision "
+                f"per label (frequency): {html.escape(each)}</td></tr>"
             )
     head = "".join(f"<th>{h}</th>" for h in ("phase", "metric", "value", "baseline", "training"))
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -113,7 +114,7 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == pytest.approx(2.0)
     assert rates.index(max(rates)) in (9, 10)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.01
 
 

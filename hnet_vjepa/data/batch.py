@@ -38,7 +38,9 @@ class Batch:
 
 def normalise_frames(frames: NDArray[np.uint8] | Tensor) -> Tensor:
     """Pixels 0..255 (... x 3, uint8) to floats of mean about 0 and range -1..1."""
-    pixels = torch.as_tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
+    pixels = (
+        torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames
+    )  # torch wants its own copy
     return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD
 
 
@@ -47,7 +49,8 @@ def normalise_actions(actions: NDArray[np.float32], spec: ActionSpec) -> NDArray
     if spec.mean is None or spec.std is None:
         raise ValueError("the action spec has no normalisation; measure it with ActionSpec.normalised_by")
     chosen = actions[..., list(spec.active)]
-    return ((chosen - np.float32(spec.mean)) / np.float32(spec.std)).astype(np.float32)
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    return ((chosen - mean) / std).astype(np.float32)
 
 
 class ClipSampler:
@@ -62,6 +65,11 @@ class ClipSampler:
         self.episodes = [e for e in store.split(split) if len(e) >= frames]
         if not self.episodes:
             longest = max(len(e) for e in store.episodes)
+            if not store.split(split):
+                raise UserError(
+                    f"{store.path}: none of its {len(store.episodes)} episodes is {split.replace('_', '-')} when every "
+                    f"{store.folds}th from number {store.held_out_fold} is held out; record more, or change data.folds"
+                )
             raise UserError(
                 f"{store.path}: no {split.replace('_', '-')} episode has the {frames} frames that a clip needs "
                 f"(the longest of {len(store.episodes)} episodes has {longest}); record more or set clip_frames lower"

@@ -41,7 +41,7 @@ from hnet_vjepa.utils.files import (
 )
 
 FORMAT = 1
-HELD_OUT_EVERY = 10  # every tenth episode is held out
+FOLDS, HELD_OUT_FOLD = 10, 9  # by default every tenth episode is held out, beginning with number 9
 
 Split = Literal["train", "held_out", "all"]
 Captions = tuple[str, ...]  # the sentences that are true of one frame
@@ -186,8 +186,8 @@ class EpisodeStore:
     Raises UserError when the store is missing, empty, half-written or damaged.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, folds: int = FOLDS, held_out_fold: int = HELD_OUT_FOLD) -> None:
+        self.path, self.folds, self.held_out_fold = Path(path), folds, held_out_fold
         self.info = read_info(self.path)
         missing = [n for n in range(self.info.shards) if not _shard(self.path, n).is_dir()]
         if missing:
@@ -254,10 +254,14 @@ class EpisodeStore:
         return episodes
 
     def split(self, which: Split) -> list[Episode]:
-        """Episodes to train on, those held out (every tenth), or all. A store of fewer than ten holds out none."""
+        """Episodes to train on, those held out (every ``folds``-th), or all. A small store may hold out none."""
         if which not in ("train", "held_out", "all"):
             raise one_of("split", which, ("train", "held_out", "all"))
-        return [e for e in self.episodes if which in ("all", "held_out" if is_held_out(e.index) else "train")]
+        return [
+            e
+            for e in self.episodes
+            if which in ("all", "held_out" if e.index % self.folds == self.held_out_fold else "train")
+        ]
 
     def fingerprint(self) -> str:
         """SHA-256 over the description, the hash of every array file, and all captions: which data this is.
@@ -285,11 +289,6 @@ class EpisodeStore:
                         f"{file} is damaged (its content is not what was written); delete the directory {file.parent} "
                         "and run the command that made the data set again"
                     )
-
-
-def is_held_out(index: int) -> bool:
-    """Whether the episode of this index is held out: every tenth is, whatever the size of the store."""
-    return index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
 
 def _shard(path: Path, number: int) -> Path:

@@ -12,7 +12,7 @@ Distance = Literal["l1", "smooth_l1", "l2", "cosine"]
 
 
 def distance(x: Tensor, y: Tensor, kind: Distance) -> Tensor:
-    """Distance of the vectors in the last axis: ... x D and ... x D -> ... ; means over D, so that D does not matter."""
+    """Distance of the vectors in the last axis: ... x D and ... x D -> ... ; a mean over D, whatever D is."""
     if kind == "l1":
         return (x - y).abs().mean(-1)
     if kind == "smooth_l1":

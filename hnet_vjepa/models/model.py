@@ -15,7 +15,7 @@ from hnet_vjepa.models.probe import AttentiveProbe
 from hnet_vjepa.models.text import StateProjector, TextEncoder
 from hnet_vjepa.models.vjepa.predictor import Predictor
 from hnet_vjepa.models.vjepa.vit import HNetViT
-from hnet_vjepa.models.world_model import WorldModel
+from hnet_vjepa.models.world_model import WorldModel, with_motion
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 
 
@@ -46,8 +46,8 @@ class HNetVJEPA(nn.Module):
         self.dechunker = Dechunker(dim, sigma=0.2)  # half the way between neighbouring prototypes
         self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model)
         self.text = TextEncoder(model.text)
-        self.projector = StateProjector(state_dim, slots, model.text.width, model.text.embedding)
-        self.probe = AttentiveProbe(state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))
+        self.projector = StateProjector(2 * state_dim, slots, model.text.width, model.text.embedding)
+        self.probe = AttentiveProbe(2 * state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))
 
     def states(self, video: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """Planning state of every frame: normalised video B x T x H x W x 3 -> B x T x S x d and mask B x T x S.
@@ -57,9 +57,16 @@ class HNetVJEPA(nn.Module):
         chunks = self.backbone(video, cache=cache)
         return self.world_model.readout(chunks.tokens).float(), chunks.mask
 
+    def read(self, states: Tensor) -> Tensor:
+        """What the language and probe heads read at the last of T states: B x T x S x d -> B x S x 2d.
+
+        A single state is taken to be at rest.
+        """
+        return with_motion(states[:, -1], states[:, -2] if states.shape[1] > 1 else states[:, -1])
+
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """Move the EMA target: target <- momentum * target + (1 - momentum) * backbone."""
-        target = list(self.target.parameters())
+        target = [p.detach() for p in self.target.parameters()]
         student = [p.detach() for p in self.backbone.parameters()]
         torch._foreach_lerp_(target, student, 1 - momentum)

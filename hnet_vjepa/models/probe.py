@@ -11,15 +11,15 @@ from hnet_vjepa.models.transformer import AttentionPool
 class AttentiveProbe(nn.Module):
     """One attention-pooling query over the slots, then a linear layer (V-JEPA's attentive probe)."""
 
-    def __init__(self, state_dim: int, slots: int, heads: int, labels: int) -> None:
+    def __init__(self, features: int, slots: int, heads: int, labels: int) -> None:
         super().__init__()
-        self.width = 2 * state_dim
-        self.embed = nn.Linear(state_dim, self.width)
+        self.width = features
+        self.embed = nn.Linear(features, self.width)
         self.slot = nn.Parameter(torch.randn(slots, self.width) * 0.5)
         self.pool = AttentionPool(self.width, heads)
         self.out = nn.Linear(self.width, labels)
 
-    def forward(self, state: Tensor) -> Tensor:
-        """B x S x d -> logits B x L."""
-        logits: Tensor = self.out(self.pool(self.embed(state) + self.slot))
+    def forward(self, read: Tensor) -> Tensor:
+        """B x S x F (planning state and motion, see with_motion) -> logits B x L."""
+        logits: Tensor = self.out(self.pool(self.embed(read) + self.slot))
         return logits

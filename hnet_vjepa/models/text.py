@@ -55,14 +55,14 @@ class TextEncoder(nn.Module):
 
 
 class StateProjector(nn.Module):
-    """Planning state -> unit vector in the space of the sentences."""
+    """Planning state and motion (see with_motion) -> unit vector in the space of the sentences."""
 
-    def __init__(self, state_dim: int, slots: int, width: int, embedding: int) -> None:
+    def __init__(self, features: int, slots: int, width: int, embedding: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(slots * state_dim, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, embedding)
+            nn.Linear(slots * features, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, embedding)
         )
 
     def forward(self, state: Tensor) -> Tensor:
-        """... x S x d -> unit vectors ... x E."""
+        """... x S x F -> unit vectors ... x E."""
         return F.normalize(self.mlp(state.flatten(-2)).float(), dim=-1)

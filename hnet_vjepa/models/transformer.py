@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from torch import Tensor, nn
 
 from hnet_vjepa.models.ops import attention
@@ -68,7 +67,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned query that attends to a set of tokens and returns one vector (V-JEPA's attentive pooler, one block)."""
+    """One learned query that attends to a set of tokens: one vector (V-JEPA's attentive pooler, one block)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

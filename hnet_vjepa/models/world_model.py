@@ -82,6 +82,15 @@ class WorldModel(nn.Module):
         self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
 
 
+def with_motion(state: Tensor, before: Tensor) -> Tensor:
+    """What the heads for words and labels read: where the robot is, and how it has just moved.
+
+    A state and the one a step before it (... x S x d) -> ... x S x 2d. The planning state itself need not carry the
+    motion: for a goal picture only the place counts.
+    """
+    return torch.cat([state, state - before], -1)
+
+
 def rollout(dynamics: Dynamics, state: Tensor, actions: Tensor) -> Tensor:
     """Imagine: the states after each of H actions. The only rollout there is; training and planning call it.
 

@@ -20,7 +20,9 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
     as far as the camera can tell.
     """
     energies = []
-    for batch in clip_batches(model, store, "held_out" if store.split("held_out") else "train", 2):
-        states = model.states(batch.video)[0]
-        energies.append(energy(states[:, 0], states[:, 1], model.config.plan.distance))
+    for batch in clip_batches(model, store, "held_out", 2):
+        states, masks = model.states(batch.video)
+        before, after = (states[:, t] for t in (0, 1))
+        plan = model.config.plan
+        energies.append(energy(before, after, plan.distance, masks[:, 0], masks[:, 1], unmatched=plan.unmatched))
     return float(torch.cat(energies).quantile(REACHED_QUANTILE))

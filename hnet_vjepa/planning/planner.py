@@ -42,7 +42,7 @@ class WorldModelPlanner:
         self._model = checkpoint.model
         self._robot = checkpoint.model.robot
         self._reached = checkpoint.manifest.reached_energy
-        self._goals: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._goals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
@@ -87,17 +87,21 @@ class WorldModelPlanner:
         """One search for queries with the same kind of goal, the same settings and equally many frames."""
         begun = time.monotonic()
         video = normalise_frames(np.stack([q.frames[-frames:] for q in queries]))
-        state = self._model.states(video)[0][:, -1]  # B x S x d
-        objective = self._objective([q.goal for q in queries])
-        energy_now = objective(state[:, None])[:, 0]
+        states, masks = self._model.states(video)  # B x T x S x d, B x T x S
+        state, before = states[:, -1], states[:, max(0, frames - 2)]  # a single frame is taken to be at rest
+        objective = self._objective([q.goal for q in queries], masks[:, -1])
+        energy_now = objective(state[:, None], before[:, None])[:, 0]
         encoded = time.monotonic()
 
         def score(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
             starts = state.repeat_interleave(candidates, 0)  # (B*N) x S x d
             imagined = rollout(self._model.world_model.dynamics, starts, self._to_model(actions.flatten(0, 1)))
-            per_step = imagined.unflatten(0, (batch, candidates)).flatten(1, 2)  # B x (N*H) x S x d
-            return objective(per_step).unflatten(1, (candidates, horizon))
+            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)
+            per_step, per_step_before = (  # B x (N*H) x S x d
+                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
+            )
+            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
 
         settings = self._model.config.plan
         found = search_actions(
@@ -129,13 +133,14 @@ class WorldModelPlanner:
             )
         return results
 
-    def _objective(self, goals: list[Goal]) -> Objective:
-        """The energy of goals of one kind."""
+    def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
+        """The energy of goals of one kind; ``mask`` B x S of the present states."""
         first = goals[0]
         if isinstance(first, ImageGoal | LatentGoal):
-            return StateObjective(
-                torch.stack([self._goal_state(goal) for goal in goals]), self._model.config.plan.distance
-            )
+            encoded = [self._goal_state(goal) for goal in goals]
+            states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))
+            plan = self._model.config.plan
+            return StateObjective(states, goal_masks, mask, plan.distance, plan.unmatched)
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
             return TextObjective(self._model.projector, self._model.text.encode(texts))
@@ -145,14 +150,15 @@ class WorldModelPlanner:
             wanted[row, [self._card.labels.index(name) for name in goal.labels]] = 1
         return LabelObjective(self._model.probe, wanted)
 
-    def _goal_state(self, goal: Goal) -> Tensor:
-        """Planning state of an image or stored goal; pictures are encoded once and remembered."""
+    def _goal_state(self, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Planning state (S x d) and mask (S) of an image or stored goal; pictures are encoded once and remembered."""
         if isinstance(goal, LatentGoal):
-            return torch.from_numpy(goal.state)
+            return torch.from_numpy(goal.state), torch.zeros(len(goal.state), dtype=torch.bool)
         assert isinstance(goal, ImageGoal)
         key = goal.frame.tobytes()
         if key not in self._goals:
-            self._goals[key] = self._model.states(normalise_frames(goal.frame[None, None]))[0][0, 0]
+            states, masks = self._model.states(normalise_frames(goal.frame[None, None]))
+            self._goals[key] = states[0, 0], masks[0, 0]
             while len(self._goals) > REMEMBERED_GOALS:
                 self._goals.popitem(last=False)
         self._goals.move_to_end(key)
@@ -185,7 +191,7 @@ class WorldModelPlanner:
         spec = self._robot.action
         full = np.zeros((len(unit), spec.dim), np.float32)
         full[:, list(spec.active)] = (self._centre + unit * self._half).numpy()
-        return np.clip(full, np.float32(spec.low), np.float32(spec.high))
+        return np.clip(full, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
 
 
 def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldModelPlanner:
@@ -230,7 +236,8 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
     kind = names[type(goal)]
     if kind not in card.goals:
         raise UserError(
-            f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); it takes: {', '.join(card.goals)}"
+            f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); "
+            f"it takes: {', '.join(card.goals)}"
         )
     if isinstance(goal, ImageGoal):
         if goal.frame.ndim != 3:

@@ -97,7 +97,7 @@ class ModelCard:
 
 
 class Planner(Protocol):
-    """Anything that answers plan queries in batches. ``hnet_vjepa.planning.planner.load_planner`` makes the real one."""
+    """Anything that answers plan queries in batches; ``hnet_vjepa.planning.planner.load_planner`` makes one."""
 
     @property
     def card(self) -> ModelCard:
@@ -105,7 +105,7 @@ class Planner(Protocol):
         ...
 
     def check(self, query: PlanQuery) -> None:
-        """Raise UserError when a query can not be answered (wrong image, unknown label, goal kind not trained)."""
+        """Raise UserError when a query can not be answered: wrong image, unknown label, goal kind not trained."""
         ...
 
     def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:

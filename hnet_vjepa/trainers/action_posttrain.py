@@ -65,10 +65,10 @@ class Action:
         losses["variance"] = config.variance * variance_loss(content)
         losses["covariance"] = config.covariance * covariance_loss(content)
         if config.rehearsal and "language" in self.rehearse:
-            terms = language_loss(model, states[:, -1].detach(), batch.captions, batch.keys)
+            terms = language_loss(model, model.read(states.detach()), batch.captions, batch.keys)
             losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()
         if config.rehearsal and "probe" in self.rehearse:
-            terms = probe_loss(model, states[:, -1].detach(), batch.labels)
+            terms = probe_loss(model, model.read(states.detach()), batch.labels)
             losses["probe"] = config.rehearsal * torch.stack(list(terms.values())).sum()
         return losses
 

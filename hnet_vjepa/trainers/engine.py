@@ -1,7 +1,7 @@
 """The one training loop: optimiser, schedule, accumulation, clipping, EMA, saving, resuming, logging.
 
-Which clips a step sees and what is hidden in them depends on (seed, step) alone, and no layer draws random numbers, so a
-run that was killed goes on exactly as it would have.
+Which clips a step sees and what is hidden in them depends on (seed, step) alone, and no layer draws random numbers, so
+a run that was killed goes on exactly as it would have.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, pro
     if reason:
         raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
     sampler = ClipSampler(store, model.robot.action, "train", config.clip_frames, model.config.seed)
+    ClipSampler(
+        store, model.robot.action, "held_out", config.clip_frames, 0
+    )  # refuses now what could not be judged later
     accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
     ranks = accelerator.num_processes
     if config.batch_size % (ranks * config.accumulate):
@@ -120,6 +123,8 @@ def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, pro
         if step % config.log_every == 0 or step == config.steps - 1:
             values = {name: float(value) for name, value in terms.items()}
             bar.set_postfix(loss=f"{sum(values.values()):.3f}")
+            if progress and main and bar.disable and step // config.log_every % 5 == 0:  # not a terminal: plain lines
+                print(f"{phase.name}: step {step} of {config.steps}, loss {sum(values.values()):.3f}", flush=True)
             if log is not None:
                 log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:

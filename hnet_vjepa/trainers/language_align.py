@@ -16,9 +16,9 @@ from hnet_vjepa.trainers.measure import caption_retrieval
 
 
 def language_loss(
-    model: HNetVJEPA, state: Tensor, captions: list[tuple[str, ...]], keys: list[int]
+    model: HNetVJEPA, read: Tensor, captions: list[tuple[str, ...]], keys: list[int]
 ) -> dict[str, Tensor]:
-    """NT-Xent and energy between planning states (B x S x d) and one caption of each.
+    """NT-Xent and energy between what is read of the clips (B x S x 2d, HNetVJEPA.read) and one caption each.
 
     A caption that is true of several clips of the batch counts as right for all of them.
     """
@@ -27,8 +27,8 @@ def language_loss(
     chosen = [c[int(r.integers(len(c)))] if c else "" for c, r in zip(captions, pick, strict=True)]
     positives = torch.tensor([[text in c for text in chosen] for c in captions])
     positives |= torch.eye(len(chosen), dtype=torch.bool)
-    positives = positives.to(state.device)
-    video, text = model.projector(state), model.text.encode(chosen)
+    positives = positives.to(read.device)
+    video, text = model.projector(read), model.text.encode(chosen)
     losses = {"nt_xent": nt_xent(video, text, config.temperature, positives)}
     if config.energy:
         losses["text_energy"] = config.energy * text_energy(video, text).mean()
@@ -54,8 +54,8 @@ class Language:
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """See language_loss."""
-        state, _ = model.states(batch.video)
-        return language_loss(model, state[:, -1], batch.captions, batch.keys)
+        states, _ = model.states(batch.video)
+        return language_loss(model, model.read(states), batch.captions, batch.keys)
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Retrieval of the right caption among held-out ones, minimal pairs apart."""

@@ -100,7 +100,7 @@ def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]
     videos, labels = [], []
     captions: list[tuple[str, ...]] = []
     for batch in clip_batches(model, store, "held_out", frames):
-        videos.append(model.projector(model.states(batch.video)[0][:, -1]))
+        videos.append(model.projector(model.read(model.states(batch.video)[0])))
         captions += batch.captions
         labels.append(batch.labels.cpu().numpy() > 0)
     video = torch.cat(videos)
@@ -157,7 +157,7 @@ def label_precision(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     frames = model.config.probe.clip_frames
     scores, truth = [], []
     for batch in clip_batches(model, store, "held_out", frames):
-        scores.append(model.probe(model.states(batch.video)[0][:, -1]).double().cpu())
+        scores.append(model.probe(model.read(model.states(batch.video)[0])).double().cpu())
         truth.append(batch.labels.cpu())
     logits, labels = torch.cat(scores).numpy(), torch.cat(truth).numpy()
     metrics = {}

@@ -12,12 +12,12 @@ from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.measure import label_precision
 
 
-def probe_loss(model: HNetVJEPA, state: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def probe_loss(model: HNetVJEPA, read: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """BCE with logits, and coherence: states with equal labels should look alike to the probe.
 
-    State B x S x d, labels B x L. Coherence is the spread of the logits within groups of equal labels.
+    ``read`` B x S x 2d (HNetVJEPA.read), labels B x L. Coherence is the logits' spread within groups of equal labels.
     """
-    logits = model.probe(state).float()
+    logits = model.probe(read).float()
     losses = {"bce": F.binary_cross_entropy_with_logits(logits, labels)}
     weight = model.config.probe.coherence
     if weight:
@@ -46,8 +46,8 @@ class Probe:
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """See probe_loss."""
-        state, _ = model.states(batch.video)
-        return probe_loss(model, state[:, -1].detach(), batch.labels)
+        states, _ = model.states(batch.video)
+        return probe_loss(model, model.read(states.detach()), batch.labels)
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Average precision per label on held-out episodes, beside the label's frequency (what chance gives)."""

@@ -94,7 +94,7 @@ class LowLevelEncoder(nn.Module):
                 blocks.append(ResidualBlock(channels, width, time, stride))
                 channels = width
         self.blocks = nn.ModuleList(blocks)
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, video: Tensor, cache: Cache | None = None) -> Tensor:
         """Encode normalised video B x T x H x W x 3 to features B x T x H' x W' x D, H' = H / stride (rounded up)."""

@@ -31,7 +31,7 @@ class Predictor(nn.Module):
         target_centroids: Tensor,
         target_sizes: Tensor,
     ) -> Tensor:
-        """Context B x N x D (mask True = unseen) and target positions B x M x 3, sizes B x M -> predictions B x M x D."""
+        """Context B x N x D (mask True = unseen), target positions B x M x 3, sizes B x M -> predictions B x M x D."""
         seen = self.embed(context) + self.context_position(context_centroids, context_sizes)  # B x N x width
         asked = self.mask_token + self.target_position(target_centroids, target_sizes)  # B x M x width
         x = torch.cat([seen, asked.to(seen.dtype)], 1)

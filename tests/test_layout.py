@@ -1,0 +1,92 @@
+"""What holds of the tree as a whole: who may import whom, what may be named, and that docs say what was measured."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import render
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "hnet_vjepa": set(),
+    "planner_service": {"hnet_vjepa"},
+    "sims": {"hnet_vjepa", "planner_service"},
+    "cli": {"hnet_vjepa", "planner_service", "sims"},
+    "benchmarks": {"hnet_vjepa", "planner_service", "sims", "cli"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_dependencies_point_one_way(package: str) -> None:
+    for file in (ROOT / package).rglob("*.py"):
+        others = imported(file) & set(MAY_IMPORT) - {package}
+        assert others <= MAY_IMPORT[package], f"{file.relative_to(ROOT)} imports {others - MAY_IMPORT[package]}"
+
+
+def tracked() -> list[Path]:
+    """Files under version control; outside a checkout, the source files."""
+    run = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        return [p for p in ROOT.rglob("*") if p.suffix in (".py", ".md", ".toml", ".yaml") and ".venv" not in p.parts]
+    return [ROOT / line for line in run.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def test_no_path_of_a_machine_is_named() -> None:
+    pattern = re.compile(r"(?<![\w.])/(home|root|work)/[\w.]")
+    for file in tracked():
+        if file.suffix in (".png", ".gif", ".safetensors") or file == Path(__file__).resolve():
+            continue
+        found = pattern.search(file.read_text(errors="ignore"))
+        assert not found, f"{file.relative_to(ROOT)}: {found.group(0) if found else ''}"
+
+
+def test_tables_say_what_the_results_say() -> None:
+    for page in render.pages():
+        assert render.rendered(page) == page.read_text(), f"{page.name}: run python -m benchmarks.render"
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target and not target.startswith("mailto:"):
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_public_functions_and_classes_say_what_they_do() -> None:
+    for package in ("hnet_vjepa", "planner_service", "sims", "cli", "benchmarks"):
+        for file in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            assert ast.get_docstring(tree) or not tree.body, f"{file.relative_to(ROOT)} has no docstring"
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    assert ast.get_docstring(node), f"{file.relative_to(ROOT)}: {node.name} has no docstring"
+
+
+def test_the_help_page_comes_quickly_without_loading_torch() -> None:
+    code = """
+import sys
+sys.argv = ["hnet", "--help"]
+from cli.main import run
+try:
+    run()
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
