@@ -12,6 +12,7 @@ Nothing is ever unpickled. A directory appears in one step, when all of it is on
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class PhaseRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     phase: PhaseName
+    started_from: str = Field(description="fingerprint of the checkpoint before it, or 'scratch'")
     steps: int
     seconds: float
     metrics: dict[str, float]
@@ -50,8 +52,14 @@ class Manifest(BaseModel):
     format: int = FORMAT
     phases: tuple[PhaseRecord, ...] = ()
     reached_energy: float | None = Field(default=None, description="image goals nearer than this count as reached")
+    reached_text_energy: float | None = Field(default=None, description="the same for goals in words")
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every file")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return self.files["weights.safetensors"]
 
     def trained(self) -> tuple[PhaseName, ...]:
         """Names of the phases, in the order they were trained."""
@@ -69,7 +77,7 @@ class Checkpoint:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
-        return self.manifest.files["weights.safetensors"]
+        return self.manifest.fingerprint
 
 
 def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
@@ -80,9 +88,9 @@ def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-        write_json_atomic(
-            folder / "manifest.json", manifest.model_copy(update={"files": files}).model_dump(mode="json")
-        )
+        manifest = manifest.model_copy(update={"files": files})
+        files["manifest.json"] = _own_hash(manifest)
+        write_json_atomic(folder / "manifest.json", manifest.model_dump(mode="json"))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -94,9 +102,17 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise UserError(f"{file} is damaged: {error.errors()[0]['msg']}") from error
+    if manifest.files.get("manifest.json") != _own_hash(manifest):
+        raise UserError(f"{file} is not the file that was saved (its SHA-256 differs); take another checkpoint")
     if manifest.format != FORMAT:
         raise UserError(f"{file} has format {manifest.format}; this version reads format {FORMAT}")
     return manifest
+
+
+def _own_hash(manifest: Manifest) -> str:
+    """SHA-256 of a manifest without the entry that holds it."""
+    files = {name: value for name, value in manifest.files.items() if name != "manifest.json"}
+    return hashlib.sha256(manifest.model_copy(update={"files": files}).model_dump_json().encode()).hexdigest()
 
 
 def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Checkpoint:

@@ -7,8 +7,10 @@ This module is what an application embeds; ``hnet train`` calls it too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from hnet_vjepa.config import PHASES, Config, PhaseName
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
-from hnet_vjepa.planning.calibration import reached_energy
+from hnet_vjepa.planning.calibration import measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
-from hnet_vjepa.trainers.engine import Outcome, finish, train
+from hnet_vjepa.trainers.engine import check_data, finish, train
 from hnet_vjepa.trainers.language_align import Language
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.trainers.pretrain import Pretrain
@@ -29,11 +31,18 @@ from hnet_vjepa.utils.distrib import process_group
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
 
-# What a phase's result lives in: when any of it starts fresh, the phase has to be trained again.
+# Training a phase moves what these others were built on: they have to be trained again.
+UNDONE_BY: dict[PhaseName, tuple[PhaseName, ...]] = {
+    "pretrain": ("pretrain", "language", "probe", "action"),
+    "language": ("language", "probe", "action"),
+    "probe": ("probe",),
+    "action": ("action",),
+}
+# What a phase's result lives in: when any of it starts fresh, the phase counts as not trained.
 PARTS: dict[PhaseName, tuple[str, ...]] = {
     "pretrain": ("backbone.",),
-    "language": ("text.", "projector."),
-    "probe": ("probe.",),
+    "language": ("backbone.", "world_model.readout.", "text.", "projector."),
+    "probe": ("backbone.", "world_model.readout.", "probe."),
     "action": ("backbone.", "world_model."),
 }
 
@@ -49,15 +58,12 @@ def parse_phases(text: str) -> tuple[PhaseName, ...]:
     return tuple(phase for phase in PHASES if phase in names)
 
 
-def make_phase(name: PhaseName, trained: Sequence[PhaseName]) -> Phase:
-    """The phase object; the action phase rehearses the heads that were trained before it."""
-    if name == "pretrain":
-        return Pretrain()
-    if name == "language":
-        return Language()
-    if name == "probe":
-        return Probe()
-    return Action(tuple(phase for phase in trained if phase in ("language", "probe")))
+def make_phase(name: PhaseName, trained: Sequence[PhaseName], store: EpisodeStore) -> Phase:
+    """The phase object; the action phase rehearses the heads trained before it, as far as the data can teach them."""
+    simple: dict[PhaseName, Phase] = {"pretrain": Pretrain(), "language": Language(), "probe": Probe()}
+    if name in simple:
+        return simple[name]
+    return Action(tuple(p for p in ("language", "probe") if p in trained and simple[p].ready(store) is None))
 
 
 def describe_robot(store: EpisodeStore) -> Robot:
@@ -81,60 +87,103 @@ def run_pipeline(
 
     Raises:
         UserError: bad data, or a work directory that holds a run with other settings.
-        TrainingError: the loss became infinite or not a number.
+        TrainingError: loss or gradient became infinite or not a number.
     """
     work_dir = Path(work_dir)
+    phases = parse_phases(",".join(phases))
     store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
-    fingerprint = store.fingerprint()
     for name in phases:
-        reason = make_phase(name, phases).ready(store)
-        if reason:
-            raise UserError(f"{store.path} can not train the phase '{name}': {reason}; leave it out of --phases")
+        check_data(make_phase(name, phases, store), config, store)
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": store.fingerprint(),
         "init_from": str(init_from or ""),
     }
     _check_same_run(work_dir, settings)
+    path = Path(init_from) if init_from is not None else _before(phases[0], work_dir)
+    if path is not None:
+        read_manifest(path)
     with process_group():
-        path: Path | None = None
         for name in phases:
-            target = work_dir / name
-            if (target / "manifest.json").is_file() and _finished(work_dir, name):
-                path = target
-                continue
-            set_seed(config.seed)
-            model, manifest = _start(config, store, work_dir, name, path, init_from)
-            trained = manifest.trained()
-            outcome = train(make_phase(name, trained), model, store, work_dir / f"{name}.run", progress)
-            model = model.cpu()
-            if _is_main():
-                record = _record(name, outcome, store, fingerprint)
-                kept = tuple(r for r in manifest.phases if r.phase != name)
-                reached = reached_energy(model, store) if name == "action" else manifest.reached_energy
-                manifest = Manifest(phases=(*kept, record), versions=versions(), reached_energy=reached)
-                save_checkpoint(target, model, manifest)
-                _write_pipeline(work_dir, settings, record)
-                finish(work_dir / f"{name}.run")
-            _wait()
-            path = target
+            path = _train_phase(name, config, store, work_dir, path, settings, progress)
     assert path is not None
     return path
 
 
-def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
-    file = work_dir / "pipeline.json"
-    if not file.is_file():
-        if _is_main():
-            write_json_atomic(file, {"settings": settings, "phases": {}})
-        return
-    before = json.loads(file.read_text())["settings"]
-    changed = _differences("", before, settings)
-    if changed:
-        raise UserError(
-            f"{work_dir} holds a run with other settings ({', '.join(changed[:4])}); "
-            "give another --work-dir, or delete this one"
+def _train_phase(
+    name: PhaseName,
+    config: Config,
+    store: EpisodeStore,
+    work_dir: Path,
+    before: Path | None,
+    settings: dict[str, object],
+    progress: bool,
+) -> Path:
+    """Train one phase from the checkpoint ``before``, unless that was done already; return its checkpoint."""
+    target = work_dir / name
+    origin = "scratch" if before is None else read_manifest(before).fingerprint
+    done = _read_pipeline(work_dir)["phases"].get(name)
+    if done is not None and done["started_from"] == origin and (target / "manifest.json").is_file():
+        return target
+    set_seed(config.seed)
+    model, manifest = _start(config, store, before)
+    phase = make_phase(name, manifest.trained(), store)
+    outcome = train(phase, model, store, work_dir / f"{name}.run", origin, progress)
+    model = model.cpu()
+    if _is_main():
+        record = PhaseRecord(
+            phase=name,
+            started_from=origin,
+            steps=outcome.steps,
+            seconds=round(outcome.seconds, 2),
+            metrics={key: float(f"{value:.6g}") for key, value in outcome.metrics.items() if math.isfinite(value)},
+            data=store.info.source,
+            data_fingerprint=str(settings["data_fingerprint"]),
+            data_settings=store.info.settings,
         )
+        kept = tuple(r for r in manifest.phases if r.phase not in UNDONE_BY[name])
+        manifest = Manifest(phases=(*kept, record), versions=versions())
+        if "action" in manifest.trained():
+            manifest = manifest.model_copy(update=measure_reached(model, store, manifest.trained()))
+        save_checkpoint(target, model, manifest)
+        _write_pipeline(work_dir, settings, record)
+        finish(work_dir / f"{name}.run")
+    _wait()
+    return target
+
+
+def _before(name: PhaseName, work_dir: Path) -> Path | None:
+    """The checkpoint of the nearest earlier phase in a work directory."""
+    earlier = [work_dir / p for p in PHASES[: PHASES.index(name)] if (work_dir / p / "manifest.json").is_file()]
+    return earlier[-1] if earlier else None
+
+
+def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
+    """Start ``pipeline.json``, or compare it with the run that is asked for; nothing trained yet may be replaced."""
+    file = work_dir / "pipeline.json"
+    if file.is_file():
+        before = _read_pipeline(work_dir)
+        changed = _differences("", before["settings"], settings)
+        if changed and (before["phases"] or any(work_dir.glob("*.run/resume"))):
+            raise UserError(
+                f"{work_dir} holds a run with other settings ({', '.join(changed[:4])}); "
+                "give another --work-dir, or delete this one"
+            )
+        if not changed:
+            return
+    if _is_main():
+        write_json_atomic(file, {"settings": settings, "phases": {}})
+
+
+def _read_pipeline(work_dir: Path) -> dict[str, Any]:
+    file = work_dir / "pipeline.json"
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return {"settings": content["settings"], "phases": content["phases"]}
+    except FileNotFoundError:
+        return {"settings": {}, "phases": {}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it to train again, or give another --work-dir") from error
 
 
 def _differences(prefix: str, before: object, now: object) -> list[str]:
@@ -145,52 +194,38 @@ def _differences(prefix: str, before: object, now: object) -> list[str]:
     return [] if before == now else [prefix]
 
 
-def _finished(work_dir: Path, name: PhaseName) -> bool:
-    return name in json.loads((work_dir / "pipeline.json").read_text())["phases"]
+def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HNetVJEPA, Manifest]:
+    """The model a phase starts from, and what was done to it so far.
 
-
-def _start(
-    config: Config,
-    store: EpisodeStore,
-    work_dir: Path,
-    name: PhaseName,
-    path: Path | None,
-    init_from: Path | str | None,
-) -> tuple[HNetVJEPA, Manifest]:
-    """The model a phase starts from, and what was done to it so far."""
-    if path is None and init_from is not None:
-        path = Path(init_from)
-        model, source = HNetVJEPA(config, describe_robot(store)), load_checkpoint(path)
-        fresh = load_matching(model, source.model)
-        if _is_main() and fresh:
-            print(
-                f"from {path}: {len(fresh)} weights do not fit this robot or config and start fresh ({fresh[0]}, ...)"
-            )
-        kept = tuple(r for r in source.manifest.phases if not any(name.startswith(PARTS[r.phase]) for name in fresh))
-        return model, source.manifest.model_copy(update={"phases": kept})
-    if path is None:
-        earlier = [p for p in PHASES[: PHASES.index(name)] if (work_dir / p / "manifest.json").is_file()]
-        path = work_dir / earlier[-1] if earlier else None
-    if path is None:
-        return HNetVJEPA(config, describe_robot(store)), Manifest()
-    return load_checkpoint(path).model, read_manifest(path)
-
-
-def _record(name: PhaseName, outcome: Outcome, store: EpisodeStore, fingerprint: str) -> PhaseRecord:
-    return PhaseRecord(
-        phase=name,
-        steps=outcome.steps,
-        seconds=round(outcome.seconds, 2),
-        metrics={key: float(f"{value:.6g}") for key, value in outcome.metrics.items()},
-        data=store.info.source,
-        data_fingerprint=fingerprint,
-        data_settings=store.info.settings,
+    A checkpoint of this very run is taken as it is. Another one (fine-tuning) gives every weight that fits; the robot's
+    action normalisation stays the checkpoint's, since its dynamics know actions in that scale only.
+    """
+    robot = describe_robot(store)
+    if before is None:
+        return HNetVJEPA(config, robot), Manifest()
+    source = load_checkpoint(before)
+    same_actions = (source.model.robot.action.names, source.model.robot.action.active) == (
+        robot.action.names,
+        robot.action.active,
     )
+    if same_actions:
+        scale = {"mean": source.model.robot.action.mean, "std": source.model.robot.action.std}
+        robot = robot.model_copy(update={"action": robot.action.model_copy(update=scale)})
+    model = HNetVJEPA(config, robot)
+    fresh = load_matching(model, source.model)
+    lost = {p for p, parts in PARTS.items() if any(name.startswith(parts) for name in fresh)}
+    lost |= set() if same_actions else {"action"}
+    lost |= set() if robot.labels == source.model.robot.labels else {"probe"}
+    kept = tuple(r for r in source.manifest.phases if r.phase not in lost)
+    if _is_main() and len(kept) < len(source.manifest.phases):
+        gone = ", ".join(r.phase for r in source.manifest.phases if r.phase in lost)
+        print(f"{before} was made for another robot or config: what its phases {gone} learnt starts fresh", flush=True)
+    return model, source.manifest.model_copy(update={"phases": kept})
 
 
 def _write_pipeline(work_dir: Path, settings: dict[str, object], record: PhaseRecord) -> None:
     file = work_dir / "pipeline.json"
-    done = json.loads(file.read_text())["phases"]
+    done = _read_pipeline(work_dir)["phases"]
     done[record.phase] = {"checkpoint": record.phase, **record.model_dump(mode="json", exclude={"phase"})}
     about = {"machine": machine(), "versions": versions()}
     write_json_atomic(file, {"settings": settings, **about, "phases": done})

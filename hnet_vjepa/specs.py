@@ -29,6 +29,7 @@ class ActionSpec(BaseModel):
     low: tuple[float, ...]
     high: tuple[float, ...]
     active: tuple[int, ...]
+    absolute: tuple[int, ...] = Field(default=(), description="dimensions that are a command to keep, not a change")
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -46,6 +47,8 @@ class ActionSpec(BaseModel):
         rising = list(self.active) == sorted(set(self.active))
         if not self.active or not rising or self.active[0] < 0 or self.active[-1] >= dim:
             raise ValueError(f"active must be rising indices from 0 to {dim - 1}, at least one; got {self.active}")
+        if any(not 0 <= dimension < dim for dimension in self.absolute):
+            raise ValueError(f"absolute must be indices from 0 to {dim - 1}; got {self.absolute}")
         for field in ("mean", "std"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.active):

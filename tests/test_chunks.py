@@ -26,8 +26,7 @@ def test_assignment_sums_to_one_and_chunks_are_weighted_means() -> None:
         for k in range(16):
             weights = out.assignment[b, :, k]
             mean = sum(weights[i] * values[b, i] for i in range(64)) / weights.sum()
-            expected = mean if not out.mask[b, k] else mean * 0
-            torch.testing.assert_close(out.chunks[b, k], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(out.chunks[b, k], mean, rtol=1e-4, atol=1e-5)
             centre = sum(weights[i] * positions[i] for i in range(64)) / weights.sum()
             torch.testing.assert_close(out.centroids[b, k], centre, rtol=1e-4, atol=1e-5)
 
@@ -53,16 +52,19 @@ def test_m_is_the_number_of_prototypes_that_win() -> None:
         assert int(out.count[b]) == len(winners)
 
 
-def test_losers_still_get_gradient() -> None:
+def test_losers_count_for_nothing_and_still_get_gradient() -> None:
     routing, tokens, positions = route()
+    pooling = LearnedAttentionPooling(16, 2, 2)
     with torch.no_grad():
         routing.prototypes[5] = 0
-        routing.anchors[5] = 3.0  # far outside: it wins nothing
+        routing.anchors[5] = 1.6  # outside the picture: it wins nothing
     out = routing(tokens, positions)
-    assert out.mask[:, 5].all()
-    assert (out.chunks[:, 5] == 0).all()
-    out.chunks[:, 5].sum().backward()
-    assert routing.anchors.grad is not None and routing.anchors.grad[5].abs().sum() > 0
+    assert out.mask[:, 5].all() and (out.gate[:, 5] == 0).all()
+    pooled = pooling(out)
+    assert (pooled.attention[:, :, 5] == 0).all()
+    # Only what goes through the gate: the losers' part of the softmax is cut off.
+    (grad,) = torch.autograd.grad((pooled.slots * torch.randn_like(pooled.slots)).sum(), out.gate)
+    assert (grad[:, 5].abs() > 1e-6).all()
 
 
 def test_padding_takes_no_part() -> None:
@@ -113,7 +115,10 @@ def test_dead_chunks_do_not_enter_the_slots() -> None:
         routing.anchors[4] = 5.0
     out = routing(tokens, positions)
     assert out.mask[:, 4].all()
-    assert (pooling(out).attention[:, :, 4] == 0).all()
+    pooled = pooling(out)
+    assert (pooled.attention[:, :, 4] == 0).all()
+    live = ~out.mask[0]
+    assert set(pooled.favourite[0, live].tolist()) == set(torch.nonzero(~pooled.mask[0]).flatten().tolist())
 
 
 @pytest.mark.parametrize("corner", [(6, 6), (6, 26), (26, 6), (26, 26)])

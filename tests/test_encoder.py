@@ -46,3 +46,24 @@ def test_a_scene_at_rest_looks_like_its_first_frame() -> None:
     encoder, frame = make(), torch.randn(1, 1, 32, 32, 3)
     still = encoder(frame.expand(-1, 5, -1, -1, -1))
     torch.testing.assert_close(still[:, 4], still[:, 0])
+
+
+@pytest.mark.parametrize("size", [96, 100])
+def test_a_cell_sees_what_lies_in_it(size: int) -> None:
+    """The pixels that a cell is most sensitive to lie around its middle, which positions and hidden pixels count on."""
+    torch.manual_seed(0)
+    encoder = LowLevelEncoder(8, 4, (8, 16), (1, 1), (1, 1)).double()
+    centres = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        video = torch.randn(1, 1, size, size, 3).double().requires_grad_()
+        out = encoder(video)
+        (out[0, 0, 5, 6] * torch.randn(16).double()).sum().backward()
+        assert video.grad is not None
+        weight = video.grad[0, 0].abs().sum(-1)
+        steps = torch.arange(size).double() + 0.5
+        centres.append(
+            [float((weight.sum(1) * steps).sum() / weight.sum()), float((weight.sum(0) * steps).sum() / weight.sum())]
+        )
+    row, column = torch.tensor(centres).mean(0).tolist()
+    assert row == pytest.approx(44.0, abs=0.5) and column == pytest.approx(52.0, abs=0.5)

@@ -29,7 +29,7 @@ def run(name: PhaseName, config: Config, data: Path, folder: Path) -> tuple[HNet
     store = EpisodeStore(data)
     set_seed(0)
     model = HNetVJEPA(config, describe_robot(store))
-    train(make_phase(name, ("language", "probe")), model, store, folder, progress=False)
+    train(make_phase(name, ("language", "probe"), store), model, store, folder, progress=False)
     return model, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -47,7 +47,7 @@ def test_a_phase_learns_and_changes_only_its_own_modules(name: PhaseName, toy_st
     model, log = run(name, config, toy_store, tmp_path)
     losses = [sum(v for k, v in line.items() if k not in ("step", "learning_rate", "grad_norm")) for line in log]
     assert sum(losses[-5:]) < sum(losses[:5])
-    own = {id(p) for m in make_phase(name, ("language", "probe")).modules(model) for p in m.parameters()}
+    own = {id(p) for m in make_phase(name, ("language", "probe"), store).modules(model) for p in m.parameters()}
     if name == "pretrain":
         own |= {id(p) for p in model.target.parameters()}
     for (parameter_name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_save(toy_s
         name: PhaseName = "probe"
 
         def __init__(self) -> None:
-            self.inner, self.calls = make_phase("probe", ()), 0
+            self.inner, self.calls = make_phase("probe", (), store), 0
             self.modules, self.ema, self.ready = self.inner.modules, self.inner.ema, self.inner.ready
             self.evaluate = self.inner.evaluate
 
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_save(toy_s
 
     store = EpisodeStore(toy_store)
     model = HNetVJEPA(toy.config(), describe_robot(store))
-    with pytest.raises(TrainingError, match="not finite at step 3"):
+    with pytest.raises(TrainingError, match="gradient is not finite at step 3"):
         train(Breaks(), model, store, tmp_path, progress=False)
     assert json.loads((tmp_path / "resume" / "progress.json").read_text())["step"] == 2
     assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -69,6 +69,56 @@ def test_fine_tuning_starts_from_the_given_weights(toy_store: Path, toy_run: Pat
     assert tuned.manifest.phases[-1].data_fingerprint != given.manifest.phases[-1].data_fingerprint
 
 
+def test_a_phase_is_trained_again_when_what_it_was_built_on_is_newer(toy_store: Path, tmp_path: Path) -> None:
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain", "action"), progress=False)
+    without = load_checkpoint(tmp_path / "action").fingerprint
+    last = run_pipeline(toy.config(), toy_store, tmp_path, progress=False)
+    manifest = load_checkpoint(last).manifest
+    assert manifest.trained() == ("pretrain", "language", "probe", "action")
+    assert manifest.fingerprint != without
+
+
+def test_training_an_earlier_phase_again_undoes_the_later_ones(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
+    for phase, left in (
+        ("pretrain", ("pretrain",)),
+        ("language", ("pretrain", "language")),
+        ("probe", ("pretrain", "language", "action", "probe")),
+    ):
+        last = run_pipeline(toy.config(), toy_store, tmp_path / phase, (phase,), toy_run / "action", progress=False)
+        manifest = load_checkpoint(last).manifest
+        assert manifest.trained() == left
+        assert (manifest.reached_energy is not None) == ("action" in left)
+
+
+def test_weights_for_another_robot_start_fresh_and_their_phases_do_not_count(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "LABELS", ("open", "closed"))
+    monkeypatch.setattr(toy, "SPEC", toy.SPEC.model_copy(update={"active": (0, 1, 2)}))
+    other = toy.make_store(tmp_path / "other")
+    last = run_pipeline(toy.config(), other, tmp_path / "work", ("pretrain",), toy_run / "action", progress=False)
+    assert load_checkpoint(last).manifest.trained() == ("pretrain",)
+    last = run_pipeline(toy.config(), other, tmp_path / "more", ("action",), toy_run / "action", progress=False)
+    assert load_checkpoint(last).manifest.trained() == ("pretrain", "language", "action")
+
+
+def test_a_refused_first_attempt_does_not_spoil_the_place(toy_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a checkpoint"):
+        run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), init_from=tmp_path / "typo", progress=False)
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+    (tmp_path / "pipeline.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+
+
+def test_an_application_may_train_twice_with_different_settings(toy_store: Path, tmp_path: Path) -> None:
+    for precision in ("bf16", "fp32"):
+        run_pipeline(toy.config(precision=precision), toy_store, tmp_path / precision, ("probe",), progress=False)
+    for bad in ((), ("fly",), ("probe", "probe")):
+        with pytest.raises(UserError):
+            run_pipeline(toy.config(), toy_store, tmp_path / "x", bad, progress=False)  # type: ignore[arg-type]
+
+
 def test_phases_are_parsed_in_their_order() -> None:
     assert parse_phases("action, pretrain") == ("pretrain", "action")
     for bad, words in (("pretrain,fly", "unknown phase 'fly'"), ("", "name each"), ("probe,probe", "name each")):
@@ -80,16 +130,17 @@ def copy(toy_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_run / "action", tmp_path / "copy"))
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "robot.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "robot.json", "manifest.json"])
 def test_an_altered_truncated_or_missing_file_is_refused_by_name(name: str, toy_run: Path, tmp_path: Path) -> None:
     path = copy(toy_run, tmp_path)
     content = (path / name).read_bytes()
-    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+    middle = len(content) // 2
+    for damaged in (content[:middle], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :], b""):
         (path / name).write_bytes(damaged)
         with pytest.raises(UserError, match=name):
             load_checkpoint(path)
     (path / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match="no manifest.json" if name == "manifest.json" else f"{name} is missing"):
         load_checkpoint(path)
 
 

@@ -105,6 +105,36 @@ def test_at_the_goal_it_says_so_and_holds_still(toy_run: Path) -> None:
     assert not away.reached
 
 
+def test_a_stored_state_is_reached_where_it_was_taken(planner: WorldModelPlanner) -> None:
+    frame = toy.picture(20, 12)[None]
+    [there] = planner.plan([query(frames=frame)])
+    [again] = planner.plan([query(frames=frame, goal=LatentGoal(there.state))])
+    assert again.energy_now == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_command_is_held_and_a_change_is_not(toy_run: Path) -> None:
+    checkpoint = load_checkpoint(toy_run / "action")
+    spec = checkpoint.model.robot.action.model_copy(update={"absolute": (1,)})
+    checkpoint.model.robot = checkpoint.model.robot.model_copy(update={"action": spec})
+    sure = WorldModelPlanner(
+        replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": 1.0}))
+    )
+    frame, previous = toy.picture(20, 12), np.full((4, 7), 1.5, np.float32)
+    [held] = sure.plan([query(frames=frame[None], goal=ImageGoal(frame), previous_actions=previous)])
+    assert held.reached
+    assert (held.actions[:, 0] == 0).all()
+    np.testing.assert_allclose(held.actions[:, 1], 1.5, rtol=1e-6)
+
+
+def test_labels_are_reached_when_every_one_of_them_is_likely() -> None:
+    from hnet_vjepa.planning.objectives import LabelObjective
+
+    logits = torch.tensor([[2.2, -0.85], [2.2, 0.1], [-3.0, 5.0]])[:, None]  # p = 0.9 and 0.3; both likely; one not
+    objective = LabelObjective(lambda read: logits[:, 0], torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]]))
+    states = torch.zeros(3, 1, 4, 8)
+    assert objective.reached(states, states)[:, 0].tolist() == [False, True, True]
+
+
 def test_a_previous_plan_is_moved_on_by_one_step(planner: WorldModelPlanner) -> None:
     previous = np.zeros((4, 7), np.float32)
     previous[:, 0] = [-3, 1.5, 3, -1.5]
@@ -132,6 +162,8 @@ def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
         ({"frames": np.zeros((1, 32, 32, 3), np.float32)}, "type uint8"),
         ({"goal": ImageGoal(np.zeros((8, 8, 3), np.uint8))}, "goal.image"),
         ({"goal": TextGoal("  ")}, "goal.text is empty"),
+        ({"goal": TextGoal("?!")}, "goal.text is empty"),
+        ({"previous_actions": np.zeros(7, np.float32)}, "expected H x 7"),
         ({"goal": LabelGoal(("up",))}, "unknown label 'up'; choose one of: left, right"),
         ({"goal": LabelGoal(())}, "goal.labels is empty"),
         ({"goal": LatentGoal(np.zeros((4, 7), np.float32))}, "expected 4 x 8 finite numbers"),

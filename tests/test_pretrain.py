@@ -5,7 +5,7 @@ from hnet_vjepa.data.batch import ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot
-from hnet_vjepa.trainers.pretrain import Pretrain, blank, hidden_slots
+from hnet_vjepa.trainers.pretrain import Pretrain, blank, content, hidden_slots, slot_places
 from tests import toy
 
 
@@ -43,9 +43,25 @@ def test_what_is_masked_is_unseen() -> None:
     outputs = []
     for pixels in (seen, again):
         tokens, centroids, sizes, mask = model.backbone(pixels, across=True).flat()
-        _, places, extents, _ = target.flat()
-        outputs.append(model.predictor(tokens, centroids, sizes, mask | hidden.flatten(1), places, extents))
+        asked = slot_places(model.backbone, model.target(video, across=True))
+        outputs.append(model.predictor(tokens, centroids, sizes, mask | hidden.flatten(1), *asked))
     assert torch.equal(*outputs)
+
+
+def test_where_the_predictor_is_asked_about_does_not_depend_on_the_picture() -> None:
+    model = HNetVJEPA(toy.config(), _robot())
+    one, two = (model.target(torch.rand(1, 3, toy.SIZE, toy.SIZE, 3), across=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(*(slot_places(model.backbone, c) for c in (one, two)), strict=True))
+    places, sizes = slot_places(model.backbone, one)
+    assert places.shape == (1, 12, 3) and sizes.shape == (1, 12)
+    assert places[0, ::4, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_slots_that_only_differ_from_each_other_have_no_content() -> None:
+    constant = torch.randn(1, 4, 8).expand(6, -1, -1)
+    assert content(constant).abs().max() < 1e-6
+    varied = torch.randn(6, 4, 8)
+    torch.testing.assert_close(content(varied).mean(0), torch.zeros(4, 8), atol=1e-6, rtol=0)
 
 
 def test_hidden_pixels_are_those_of_the_hidden_slots() -> None:

@@ -87,7 +87,12 @@ def import_rlds(
         source="rlds",
         camera=camera_spec((height, width), dt, camera),
         action=ActionSpec(
-            names=CARTESIAN_NAMES, units=CARTESIAN_UNITS, low=low, high=high, active=tuple(range(len(CARTESIAN_NAMES)))
+            names=CARTESIAN_NAMES,
+            units=CARTESIAN_UNITS,
+            low=low,
+            high=high,
+            active=tuple(range(len(CARTESIAN_NAMES))),
+            absolute=(6,),
         ),
         shards=len(shards),
         states=_state_names(survey.states),

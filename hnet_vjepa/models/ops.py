@@ -12,12 +12,6 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.detach() + soft - soft.detach()
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x`` (B x N x D) over the rows that are not padding (mask B x N): B x D. All padding gives zero."""
-    keep = (~mask).to(x.dtype).unsqueeze(-1)  # B x N x 1
-    return (x * keep).sum(-2) / keep.sum(-2).clamp(min=1.0)
-
-
 def grid_positions(frames: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Centres of the cells of a T x H x W grid: (T*H*W) x 3 as (t, y, x).
 

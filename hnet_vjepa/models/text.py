@@ -14,6 +14,11 @@ from hnet_vjepa.config import TextConfig
 from hnet_vjepa.models.transformer import AttentionPool, Block, key_bias
 
 
+def split_words(sentence: str) -> list[str]:
+    """The words of a sentence, in lower case."""
+    return re.findall(r"\w+", sentence.lower())
+
+
 def hash_words(sentences: Sequence[str], buckets: int, words: int) -> Tensor:
     """Sentences to word numbers, B x words (int64, 0 = padding); longer sentences are cut.
 
@@ -21,7 +26,7 @@ def hash_words(sentences: Sequence[str], buckets: int, words: int) -> Tensor:
     """
     numbers = torch.zeros(len(sentences), words, dtype=torch.int64)
     for row, sentence in enumerate(sentences):
-        for column, word in enumerate(re.findall(r"\w+", sentence.lower())[:words]):
+        for column, word in enumerate(split_words(sentence)[:words]):
             numbers[row, column] = 1 + zlib.crc32(word.encode()) % (buckets - 1)
     return numbers
 

@@ -1,9 +1,10 @@
-"""What a goal costs: energies of imagined planning states, one number per query and candidate."""
+"""What a goal costs, and when it is reached: energies of imagined planning states, one per query and candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,48 +12,75 @@ from torch import Tensor
 from hnet_vjepa.losses.energy import Distance, energy, text_energy
 from hnet_vjepa.models.world_model import with_motion
 
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""States B x N x S x d (B queries, N candidates) and the states one step before each -> energies B x N."""
+
+class Objective(Protocol):
+    """The goals of B queries, all of one kind."""
+
+    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+        """Energies B x N of states B x N x S x d (N candidates), given the states one step before each."""
+        ...
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """Whether the goal is reached in states B x N x S x d: B x N bool."""
+        ...
 
 
 @dataclass(frozen=True)
 class StateObjective:
-    """Distance to a goal state (from an image, or stored), slot by slot."""
+    """Distance to a goal state (from an image, or stored), slot by slot. How the robot came there does not matter."""
 
     goal: Tensor  # B x S x d
     goal_mask: Tensor  # B x S, True = slot that holds nothing
     mask: Tensor  # B x S, of the state the search starts from; what is imagined keeps it
     kind: Distance
     unmatched: float
+    near: float  # energy below which the goal is reached
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
-        """B x N x S x d -> B x N. How the robot came there does not matter."""
+        """See Objective."""
         goal = self.goal[:, None].expand_as(states)
         here, there = (m[:, None].expand(states.shape[:-1]) for m in (self.mask, self.goal_mask))
         return energy(states, goal, self.kind, here, there, unmatched=self.unmatched)
 
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """Nearer than the calibrated energy."""
+        return self(states, before) < self.near
+
 
 @dataclass(frozen=True)
 class TextObjective:
-    """Disagreement with a sentence."""
+    """Disagreement with a sentence, 0 (agrees) to 2."""
 
     project: Callable[[Tensor], Tensor]
     text: Tensor  # B x E, unit vectors
+    near: float
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
-        """B x N x S x d -> B x N, 0 (agrees) to 2."""
+        """See Objective."""
         return text_energy(self.project(with_motion(states, before)), self.text[:, None])
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """As near as sentences that are true usually are."""
+        return self(states, before) < self.near
 
 
 @dataclass(frozen=True)
 class LabelObjective:
-    """How unlikely it is that all wanted labels hold: minus the mean log probability of the wanted ones."""
+    """How unlikely the wanted labels are: minus the mean log probability of those that are wanted."""
 
     probe: Callable[[Tensor], Tensor]
     wanted: Tensor  # B x L, 1 where the label is wanted
 
+    def _logits(self, states: Tensor, before: Tensor) -> Tensor:
+        read = with_motion(states, before).flatten(0, 1)  # (B*N) x S x 2d
+        logits: Tensor = self.probe(read).float().unflatten(0, states.shape[:2])  # B x N x L
+        return logits
+
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
-        """B x N x S x d -> B x N."""
-        logits = self.probe(with_motion(states, before).flatten(0, 1)).unflatten(0, states.shape[:2])  # B x N x L
+        """See Objective."""
         wanted = self.wanted[:, None]
-        return -(F.logsigmoid(logits.float()) * wanted).sum(-1) / wanted.sum(-1)
+        return -(F.logsigmoid(self._logits(states, before)) * wanted).sum(-1) / wanted.sum(-1)
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """Every wanted label is more likely than not."""
+        return ((self._logits(states, before) > 0) | (self.wanted[:, None] == 0)).all(-1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import check_search, search_actions
 from hnet_vjepa.planning.objectives import LabelObjective, Objective, StateObjective, TextObjective
@@ -41,14 +42,16 @@ class WorldModelPlanner:
             )
         self._model = checkpoint.model
         self._robot = checkpoint.model.robot
-        self._reached = checkpoint.manifest.reached_energy
+        manifest = checkpoint.manifest  # without a calibration no goal counts as reached
+        self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
+        self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
         self._goals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
         self._centre, self._half = (low + high) / 2, (high - low) / 2
         self._mean, self._std = torch.tensor(spec.mean), torch.tensor(spec.std)
-        self._hold = self._to_unit(torch.zeros(len(active)).clamp(low, high))
+        self._low, self._high = low, high
         self._card = _card(checkpoint)
 
     @property
@@ -64,6 +67,10 @@ class WorldModelPlanner:
         card.camera.check(query.frames, "frames")
         check_search(query.search or card.search)
         if query.previous_actions is not None:
+            if query.previous_actions.ndim != 2:
+                raise UserError(
+                    f"previous_actions: shape {query.previous_actions.shape}; expected H x {card.action.dim}"
+                )
             card.action.check(query.previous_actions, "previous_actions")
         _check_goal(query.goal, card)
 
@@ -91,6 +98,7 @@ class WorldModelPlanner:
         state, before = states[:, -1], states[:, max(0, frames - 2)]  # a single frame is taken to be at rest
         objective = self._objective([q.goal for q in queries], masks[:, -1])
         energy_now = objective(state[:, None], before[:, None])[:, 0]
+        reached = objective.reached(state[:, None], before[:, None])[:, 0].tolist()
         encoded = time.monotonic()
 
         def score(actions: Tensor) -> Tensor:
@@ -118,14 +126,13 @@ class WorldModelPlanner:
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            reached = self._is_reached(query.goal, float(energy_now[i]))
-            actions = torch.zeros_like(found.actions[i]) + self._hold if reached else found.actions[i]
+            actions = self._hold(query).expand_as(found.actions[i]) if reached[i] else found.actions[i]
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
                     energies=found.energies[i].numpy(),
                     energy_now=float(energy_now[i]),
-                    reached=reached,
+                    reached=reached[i],
                     iterations=found.iterations,
                     state=state[i].numpy(),
                     timing_ms=timing,
@@ -135,25 +142,27 @@ class WorldModelPlanner:
 
     def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
-        first = goals[0]
+        first, plan = goals[0], self._model.config.plan
         if isinstance(first, ImageGoal | LatentGoal):
-            encoded = [self._goal_state(goal) for goal in goals]
+            encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
             states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))
-            plan = self._model.config.plan
-            return StateObjective(states, goal_masks, mask, plan.distance, plan.unmatched)
+            return StateObjective(states, goal_masks, mask, plan.distance, plan.unmatched, self._near)
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
-            return TextObjective(self._model.projector, self._model.text.encode(texts))
+            return TextObjective(self._model.projector, self._model.text.encode(texts), self._near_text)
         wanted = torch.zeros(len(goals), len(self._card.labels))
         for row, goal in enumerate(goals):
             assert isinstance(goal, LabelGoal)
             wanted[row, [self._card.labels.index(name) for name in goal.labels]] = 1
         return LabelObjective(self._model.probe, wanted)
 
-    def _goal_state(self, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Planning state (S x d) and mask (S) of an image or stored goal; pictures are encoded once and remembered."""
+    def _goal_state(self, goal: Goal, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Planning state (S x d) and mask (S) of an image or stored goal; pictures are encoded once and remembered.
+
+        A stored state comes without a mask and is compared in the slots that hold something now (``mask``).
+        """
         if isinstance(goal, LatentGoal):
-            return torch.from_numpy(goal.state), torch.zeros(len(goal.state), dtype=torch.bool)
+            return torch.from_numpy(goal.state), mask
         assert isinstance(goal, ImageGoal)
         key = goal.frame.tobytes()
         if key not in self._goals:
@@ -164,15 +173,18 @@ class WorldModelPlanner:
         self._goals.move_to_end(key)
         return self._goals[key]
 
-    def _is_reached(self, goal: Goal, energy: float) -> bool:
-        """Images: nearer than the calibrated energy. Labels: all wanted ones likely. Words: no calibrated bound yet."""
-        if isinstance(goal, ImageGoal | LatentGoal):
-            return self._reached is not None and energy < self._reached
-        return isinstance(goal, LabelGoal) and energy < float(np.log(2))
+    def _hold(self, query: PlanQuery) -> Tensor:
+        """The action that keeps the robot as it is: A in -1..1. Changes are zero; commands (a gripper's) stay."""
+        action = torch.zeros(len(self._low))
+        last = query.previous_actions
+        for place, dimension in enumerate(self._robot.action.active):
+            if dimension in self._robot.action.absolute:
+                action[place] = float(last[0, dimension]) if last is not None and len(last) else self._mean[place]
+        return self._to_unit(action.clamp(self._low, self._high))
 
     def _first_mean(self, query: PlanQuery, horizon: int) -> Tensor:
         """The previous plan moved on by one step and filled up by holding still: H x A in -1..1."""
-        mean = self._hold.repeat(horizon, 1)
+        mean = self._hold(query).repeat(horizon, 1)
         if query.previous_actions is not None:
             old = torch.from_numpy(query.previous_actions)[1 : horizon + 1][:, list(self._robot.action.active)]
             mean[: len(old)] = self._to_unit(old)
@@ -244,8 +256,8 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
             raise UserError(f"goal.image: shape {goal.frame.shape}; expected H x W x 3")
         card.camera.check(goal.frame, "goal.image")
     elif isinstance(goal, TextGoal):
-        if not goal.text.strip():
-            raise UserError("goal.text is empty; say where the robot shall go")
+        if not split_words(goal.text):
+            raise UserError("goal.text is empty; say in words where the robot shall go")
     elif isinstance(goal, LabelGoal):
         if not goal.labels:
             raise UserError(f"goal.labels is empty; choose from: {', '.join(card.labels)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +46,11 @@ class Action:
 
     def ready(self, store: EpisodeStore) -> str | None:
         """Needs actions that differ."""
-        return None if any(e.actions.std() > 0 for e in store.episodes) else "its actions never change"
+        columns = list(store.info.action.active)
+        actions = np.concatenate(
+            [e.actions[:, columns] for e in store.split("train")] or [np.zeros((1, 1), np.float32)]
+        )
+        return None if actions.std(0).max() > 0 else "its actions never change"
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """Squared errors of prediction in the planning state, and what keeps the state informative."""

@@ -19,19 +19,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hnet_vjepa.config import PhaseConfig
+from hnet_vjepa.config import Config, PhaseConfig
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.phase import Phase
-from hnet_vjepa.utils.distrib import make_accelerator
-from hnet_vjepa.utils.files import directory_atomic, write_bytes_atomic, write_json_atomic
+from hnet_vjepa.utils.distrib import make_accelerator, world_size
+from hnet_vjepa.utils.files import directory_atomic, disk_errors, write_bytes_atomic, write_json_atomic
 from hnet_vjepa.utils.runtime import choose_precision
 
 
-class TrainingError(RuntimeError):
-    """Training can not go on (the loss is not a number); what was saved before is intact."""
+class TrainingError(UserError):
+    """Training can not go on (the gradient is not a number); what was saved before is intact."""
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,40 @@ def learning_rate(step: int, config: PhaseConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
 
 
-def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, progress: bool = True) -> Outcome:
+def check_data(phase: Phase, config: Config, store: EpisodeStore) -> None:
+    """Raise UserError, before anything heavy starts, when this data or these ranks can not train and judge a phase."""
+    settings = config.phase(phase.name)
+    reason = phase.ready(store)
+    if reason:
+        raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
+    for split in ("train", "held_out"):
+        ClipSampler(store, store.info.action, split, settings.clip_frames, config.seed)
+    ranks = world_size()
+    if settings.batch_size % (ranks * settings.accumulate):
+        raise UserError(
+            f"{phase.name}.batch_size = {settings.batch_size} can not be shared out among {ranks} ranks "
+            f"and {settings.accumulate} accumulation steps; it must be a multiple of {ranks * settings.accumulate}"
+        )
+
+
+def train(
+    phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, origin: str = "", progress: bool = True
+) -> Outcome:
     """Train one phase of ``model`` in place and evaluate it.
 
     Args:
         folder: receives ``log.jsonl`` (one line per logged step) and, while the phase runs, ``resume/``, from which an
             interrupted run goes on.
+        origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
 
     Raises:
         UserError: the data can not train this phase, or the batch can not be shared out among the ranks.
-        TrainingError: the loss is not finite; the last save is kept.
+        TrainingError: loss or gradient are not finite; the last save is kept.
     """
     config = model.config.phase(phase.name)
-    reason = phase.ready(store)
-    if reason:
-        raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
+    check_data(phase, model.config, store)
     sampler = ClipSampler(store, model.robot.action, "train", config.clip_frames, model.config.seed)
-    ClipSampler(
-        store, model.robot.action, "held_out", config.clip_frames, 0
-    )  # refuses now what could not be judged later
     accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
-    ranks = accelerator.num_processes
-    if config.batch_size % (ranks * config.accumulate):
-        raise UserError(
-            f"{phase.name}.batch_size = {config.batch_size} can not be shared out among {ranks} ranks "
-            f"and {config.accumulate} accumulation steps; it must be a multiple of {ranks * config.accumulate}"
-        )
     model.requires_grad_(False)
     for module in phase.modules(model):
         module.requires_grad_(True)
@@ -101,7 +109,7 @@ def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, pro
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-    first, seconds = _resume(folder, model, optimizer, trained)
+    first, seconds = _resume(folder, model, optimizer, trained, origin)
     model.to(accelerator.device).train()
     loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
 
@@ -129,7 +137,7 @@ def train(phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, pro
                 log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             if main:
-                _save(folder, model, optimizer, trained, step + 1, seconds + time.monotonic() - started)
+                _save(folder, model, optimizer, trained, origin, step + 1, seconds + time.monotonic() - started)
             accelerator.wait_for_everyone()
     bar.close()
     seconds += time.monotonic() - started
@@ -163,12 +171,12 @@ def _step(
         with accelerator.accumulate(loss_module):
             with accelerator.autocast():
                 loss, terms = loss_module(batch.to(accelerator.device))
-            if not torch.isfinite(loss):
-                shown = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
-                raise TrainingError(f"the loss is not finite at step {step} ({shown}); lower the learning rate")
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+                if not torch.isfinite(norm):  # the same on all ranks, so that none waits for another
+                    shown = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+                    raise TrainingError(f"the gradient is not finite at step {step} ({shown}); lower the learning rate")
             optimizer.step()
             optimizer.zero_grad()
         for name, value in terms.items():
@@ -181,6 +189,7 @@ def _save(
     model: HNetVJEPA,
     optimizer: torch.optim.Optimizer,
     trained: list[nn.Parameter],
+    origin: str,
     step: int,
     seconds: float,
 ) -> None:
@@ -193,17 +202,19 @@ def _save(
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         (target / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
         (target / "optimizer.safetensors").write_bytes(safetensors.torch.save(moments))
-        write_json_atomic(target / "progress.json", {"step": step, "seconds": seconds})
+        write_json_atomic(target / "progress.json", {"step": step, "seconds": seconds, "origin": origin})
 
 
 def _resume(
-    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]
+    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], origin: str
 ) -> tuple[int, float]:
     """Load what ``_save`` wrote, if there is anything; the step to go on from and the seconds already spent."""
     source = folder / "resume"
     if not (source / "progress.json").is_file():
         return 0, 0.0
     done = json.loads((source / "progress.json").read_text())
+    if done["origin"] != origin:
+        return 0, 0.0
     model.load_state_dict(safetensors.torch.load((source / "weights.safetensors").read_bytes()))
     moments = safetensors.torch.load((source / "optimizer.safetensors").read_bytes())
     for key, value in moments.items():
@@ -220,10 +231,10 @@ class _Log:
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() and first else []
+        lines = path.read_text().split("\n")[:-1] if path.exists() and first else []  # half a last line is dropped
         kept = [line for line in lines if json.loads(line)["step"] < first]
         write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, values: dict[str, float]) -> None:
-        with self.path.open("a") as stream:
+        with disk_errors(self.path), self.path.open("a") as stream:
             stream.write(json.dumps(values) + "\n")

@@ -20,11 +20,15 @@ def language_loss(
 ) -> dict[str, Tensor]:
     """NT-Xent and energy between what is read of the clips (B x S x 2d, HNetVJEPA.read) and one caption each.
 
-    A caption that is true of several clips of the batch counts as right for all of them.
+    A caption that is true of several clips counts as right for all of them. Clips without one are left out.
     """
     config = model.config.language
+    told = [i for i, true in enumerate(captions) if true]
+    if not told:  # nothing was said of these clips
+        return {"nt_xent": model.projector(read).sum() * 0.0 + model.text.encode(["nothing"]).sum() * 0.0}
+    read, captions, keys = read[told], [captions[i] for i in told], [keys[i] for i in told]
     pick = [np.random.default_rng([model.config.seed, key, 2]) for key in keys]
-    chosen = [c[int(r.integers(len(c)))] if c else "" for c, r in zip(captions, pick, strict=True)]
+    chosen = [true[int(random.integers(len(true)))] for true, random in zip(captions, pick, strict=True)]
     positives = torch.tensor([[text in c for text in chosen] for c in captions])
     positives |= torch.eye(len(chosen), dtype=torch.bool)
     positives = positives.to(read.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore, Split
@@ -32,15 +32,15 @@ def clip_batches(
 
 
 @torch.no_grad()
-def sampled_states(model: HNetVJEPA, store: EpisodeStore, split: Split, chunks: bool) -> tuple[Halves, Halves]:
+def sampled_states(model: HNetVJEPA, store: EpisodeStore, chunks: bool) -> tuple[Halves, Halves]:
     """Features (N x F) and recorded states (N x S) of sampled single frames, by half ('train', 'held_out').
 
     ``chunks`` takes the backbone's tokens, otherwise the planning state.
     """
     features: Halves = {}
     recorded: Halves = {}
-    wanted: tuple[Split, ...] = ("train", "held_out") if split == "all" else (split,)
-    for half in wanted:
+    halves: tuple[Split, ...] = ("train", "held_out")
+    for half in halves:
         rows, states = [], []
         for batch in clip_batches(model, store, half, 1):
             made = model.backbone(batch.video).tokens if chunks else model.states(batch.video)[0]
@@ -59,7 +59,7 @@ def effective_rank(features: NDArray[np.float64]) -> float:
 
 
 def ridge(x: NDArray[np.float64], y: NDArray[np.float64], strength: float = 1e-2) -> NDArray[np.float64]:
-    """Weights (F + 1) x S of ridge regression with an intercept, on standardised features."""
+    """Weights F x S of ridge regression on standardised features N x F and centred targets N x S."""
     gram = x.T @ x + strength * len(x) * np.eye(x.shape[1])
     return np.asarray(np.linalg.solve(gram, x.T @ y))
 
@@ -88,7 +88,7 @@ def linear_readout(features: Halves, states: Halves, names: tuple[str, ...]) -> 
 
 @torch.no_grad()
 def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
-    """How often the nearest of all held-out captions is true of the clip, beside chance.
+    """How often the nearest of all held-out captions is true of the clip, beside chance and the best constant answer.
 
     A caption is true of a clip when it was recorded with it, or when all labels hold that hold wherever that caption
     was recorded: "go to the left" is no wrong answer only because this clip's caption says "move to the left".
@@ -117,6 +117,7 @@ def caption_retrieval(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]
     metrics = {
         "retrieval_accuracy": float(found),
         "retrieval_chance": float(truth.float().mean()),
+        "retrieval_constant": float(truth.float().mean(0).max()),
         "captions": float(len(texts)),
         "clips": float(len(captions)),
     }
@@ -148,7 +149,7 @@ def _implied_labels(store: EpisodeStore, texts: list[str]) -> NDArray[np.bool_]:
 
 def mirrored(text: str) -> str:
     """The sentence with left and right exchanged."""
-    return text.replace("left", "\0").replace("right", "left").replace("\0", "right")
+    return re.sub(r"\b(left|right)\b", lambda m: "right" if m[0] == "left" else "left", text)
 
 
 @torch.no_grad()
@@ -201,7 +202,7 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     metrics["open_loop_ratio"] = float((error / baseline.clamp(min=1e-9)).mean())
     metres = [i for i, name in enumerate(store.info.states) if name.endswith("[m]")]
     if metres:
-        features, recorded = sampled_states(model, store, "all", chunks=False)
+        features, recorded = sampled_states(model, store, chunks=False)
         metrics |= {f"state_{k}": v for k, v in linear_readout(features, recorded, store.info.states).items()}
         mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
         centre = recorded["train"].mean(0)
@@ -215,13 +216,3 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
                 np.median(np.linalg.norm((start - true)[:, metres], axis=1))
             )
     return metrics
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters()).device
-
-
-def to_numpy(x: Tensor) -> NDArray[np.float32]:
-    """A tensor as a float32 array on the host."""
-    return np.asarray(x.detach().float().cpu().numpy())

@@ -12,9 +12,9 @@ from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.auxiliaries import assignment_entropy, boundary_loss, ratio_loss
 from hnet_vjepa.losses.energy import energy
-from hnet_vjepa.losses.vicregl import vicregl_loss
+from hnet_vjepa.losses.vicregl import gather_rows, vicregl_loss
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.models.vjepa.vit import Chunks
+from hnet_vjepa.models.vjepa.vit import Chunks, HNetViT
 from hnet_vjepa.trainers.measure import effective_rank, linear_readout, sampled_states
 
 
@@ -25,7 +25,7 @@ def hidden_slots(keys: list[int], seed: int, windows: int, slots: int, ratio: fl
     probability ``future`` the whole last window instead (what will it look like?).
     """
     hidden = np.zeros((len(keys), windows, slots), bool)
-    count = max(1, round(ratio * slots))
+    count = min(slots - 1, max(1, round(ratio * slots)))
     for row, key in enumerate(keys):
         random = np.random.default_rng([seed, key, 1])
         if windows > 1 and random.random() < future:
@@ -47,14 +47,37 @@ def blank(video: Tensor, chunks: Chunks, hidden: Tensor, stride: int) -> Tensor:
     return video.masked_fill(pixels[:, :, : video.shape[2], : video.shape[3], None], 0.0)
 
 
+def slot_places(backbone: HNetViT, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    """Where the slots of a clip lie before anything was seen: B x (W*M') x 3 (t, y, x), and their mean size.
+
+    The predictor is asked about these places. The true centroids of hidden chunks would tell it what lies there.
+    """
+    batch, windows, slots = chunks.mask.shape
+    frames, rows, columns = chunks.grid
+    middle = torch.arange(windows, device=chunks.mask.device) * frames + (frames - 1) / 2  # W
+    anchors = backbone.pooling.anchors.detach().expand(windows, -1, -1)  # W x M' x 2
+    places = torch.cat([middle[:, None, None].expand(-1, slots, 1), anchors], -1)  # W x M' x 3
+    size = frames * rows * columns / slots
+    return places.flatten(0, 1).expand(batch, -1, -1), torch.full((batch, windows * slots), size, device=places.device)
+
+
+def content(tokens: Tensor) -> Tensor:
+    """Every slot around its own mean over all samples and ranks: B x N x D.
+
+    Slots differ by their places whatever is in the picture, and that difference alone would satisfy the variance term.
+    """
+    return tokens - gather_rows(tokens.flatten(1)).mean(0).unflatten(0, tokens.shape[1:])
+
+
 class Pretrain:
     """Masked prediction of chunks against an EMA target, with VICRegL and the routing regularisers."""
 
     name: PhaseName = "pretrain"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Backbone, predictor, dechunker."""
-        return [model.backbone, model.predictor, model.dechunker]
+        """Backbone, predictor, and the dechunker when reconstruction is asked for."""
+        parts: list[nn.Module] = [model.backbone, model.predictor]
+        return [*parts, model.dechunker] if model.config.pretrain.reconstruction else parts
 
     def ema(self, model: HNetVJEPA) -> float | None:
         """Constant momentum, as in V-JEPA 2."""
@@ -78,13 +101,14 @@ class Pretrain:
 
         tokens, centroids, sizes, mask = student.flat()
         context_mask = mask | hidden.flatten(1)
-        wanted, wanted_centroids, wanted_sizes, wanted_mask = target.flat()
-        predicted = model.predictor(tokens, centroids, sizes, context_mask, wanted_centroids, wanted_sizes)
+        wanted, wanted_centroids, _, wanted_mask = target.flat()
+        predicted = model.predictor(tokens, centroids, sizes, context_mask, *slot_places(model.backbone, target))
         goal = F.layer_norm(wanted.float(), wanted.shape[-1:])
         skip = wanted_mask | ~hidden.flatten(1)
         losses = {"energy": energy(predicted.float(), goal, "smooth_l1", skip, skip).mean()}
         if config.vicregl:
-            terms = vicregl_loss(tokens.float(), wanted.float(), context_mask, wanted_mask, centroids, wanted_centroids)
+            views = (content(tokens.float()), content(wanted.float()))
+            terms = vicregl_loss(*views, context_mask, wanted_mask, centroids, wanted_centroids)
             losses["vicregl"] = config.vicregl * terms.total
         assignment = student.assignment.flatten(0, 1)  # (B*W) x N x K
         if config.ratio:
@@ -113,7 +137,7 @@ class Pretrain:
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Held-out linear read-out of the recorded state from the chunks, and their effective rank."""
-        features, states = sampled_states(model, store, "all", chunks=True)
+        features, states = sampled_states(model, store, chunks=True)
         metrics = {
             "effective_rank": effective_rank(features["held_out"]),
             "dimensions": float(features["train"].shape[1]),

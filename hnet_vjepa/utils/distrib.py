@@ -8,9 +8,15 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from hnet_vjepa.errors import UserError
+
+
+def world_size() -> int:
+    """How many ranks the launcher started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def make_accelerator(precision: str, accumulate: int) -> Accelerator:
@@ -28,8 +34,9 @@ def make_accelerator(precision: str, accumulate: int) -> Accelerator:
     )
     if meddling:
         raise UserError(f"unset {', '.join(meddling)}: the run is configured by its config file and its launcher")
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = world_size()
     on_cpu = not torch.cuda.is_available()
+    AcceleratorState._reset_state(reset_partial_state=world == 1)  # an application may train twice, differently
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -46,10 +53,15 @@ def make_accelerator(precision: str, accumulate: int) -> Accelerator:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Leave the process group properly at the end: without the barrier a rank may abort while another still sends."""
+    """Leave the process group properly at the end, if it came about inside the block.
+
+    Without the barrier a rank may abort while another still sends; after an error there is nobody to wait for.
+    """
+    already = torch.distributed.is_initialized()
     try:
         yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not already:
             torch.distributed.barrier()
+    finally:
+        if torch.distributed.is_initialized() and not already:
             torch.distributed.destroy_process_group()

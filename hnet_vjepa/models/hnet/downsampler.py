@@ -20,6 +20,7 @@ class Pooled:
     sizes: Tensor  # B x M'
     mask: Tensor  # B x M', True = holds no chunk
     attention: Tensor  # B x M' x K
+    favourite: Tensor  # B x K, the slot that each chunk likes best
 
 
 class LearnedAttentionPooling(nn.Module):
@@ -42,18 +43,21 @@ class LearnedAttentionPooling(nn.Module):
     def forward(self, routing: Routing) -> Pooled:
         """Pool B x K chunks (dead ones masked) to B x M' slots."""
         normed = self.norm(routing.chunks)
-        match = self.queries @ self.key(normed).float().transpose(1, 2) * self.queries.shape[-1] ** -0.5  # B x M' x K
+        keys, values = self.key(normed), self.value(normed)  # B x K x D
+        with torch.autocast(normed.device.type, enabled=False):
+            return self._pool(keys.float(), values.float(), routing)
+
+    def _pool(self, keys: Tensor, values: Tensor, routing: Routing) -> Pooled:
+        match = self.queries @ keys.transpose(1, 2) * keys.shape[-1] ** -0.5  # B x M' x K
         distance = (self.anchors[:, None] - routing.centroids[:, None, :, 1:]).square().sum(-1)  # B x M' x K
         logits = match - self.prior_strength * distance
-        dead = routing.mask[:, None]  # B x 1 x K
-        usable = dead & ~dead.all(-1, keepdim=True)  # all-padding samples stay finite and are masked below
-        attention = (
-            (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).masked_fill(usable, float("-inf")).softmax(-1)
-        )
-        slots = attention @ self.value(normed).float()  # B x M' x D
+        gate = routing.gate[:, None]  # B x 1 x K; 0 for the dead, who still learn through it
+        weights = (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).softmax(-1) * gate
+        attention = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)  # B x M' x K
+        slots = attention @ values  # B x M' x D
         centroids = attention @ routing.centroids  # B x M' x 3
-        share = logits.softmax(1) * (~dead)  # B x M' x K, every live chunk shared out among the slots
+        share = logits.softmax(1) * gate  # B x M' x K, every live chunk shared out among the slots
         sizes = (share * routing.sizes[:, None]).sum(-1)  # B x M'
-        favourite = share.detach().amax(1, keepdim=True)
-        mask = ~((share.detach() == favourite) & (favourite > 0)).any(-1)
-        return Pooled(slots, centroids, sizes, mask, attention)
+        favourite = share.detach().argmax(1)  # B x K
+        holds = torch.zeros_like(share).scatter(1, favourite[:, None], 1.0) * ~routing.mask[:, None]  # B x M' x K
+        return Pooled(slots, centroids, sizes, ~holds.bool().any(-1), attention, favourite)

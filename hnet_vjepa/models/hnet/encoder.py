@@ -12,7 +12,9 @@ Cache = dict[int, Tensor]
 
 
 class CausalConv3d(nn.Conv3d):
-    """3-D convolution whose kernel reaches only backwards in time.
+    """3-D convolution whose kernel reaches only backwards in time, and whose outputs lie in the middle of their cells.
+
+    Kernel and padding are such that output j is centred on the inputs j*s .. j*s + s - 1, s being the stride: positions, hidden pixels and pictures of chunks all count on that. (An odd kernel would sit half a cell up and left.)
 
     The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, so that
     a single goal picture means "at rest here".
@@ -20,7 +22,9 @@ class CausalConv3d(nn.Conv3d):
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, bias: bool = False) -> None:
         time, space = kernel
-        padding = (0, space // 2, space // 2)
+        if (space - stride) % 2:
+            raise ValueError(f"a kernel of {space} with stride {stride} can not be centred on its cells")
+        padding = (0, (space - stride) // 2, (space - stride) // 2)
         super().__init__(channels, out, (time, space, space), (1, stride, stride), padding, bias=bias)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -45,16 +49,19 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, the first ``time`` frames deep, and a shortcut (He et al. 2016; Hara et al. 2018)."""
+    """Two convolutions of 3 x 3 and a shortcut (He et al. 2016; Hara et al. 2018).
+
+    The first convolution looks at ``time`` frames; where it halves the picture it is 4 x 4.
+    """
 
     def __init__(self, channels: int, out: int, time: int, stride: int) -> None:
         super().__init__()
-        self.first = CausalConv3d(channels, out, (time, 3), stride)
+        self.first = CausalConv3d(channels, out, (time, 2 + stride), stride)
         self.first_norm = ChannelNorm(out)
         self.second = CausalConv3d(out, out, (1, 3))
         self.second_norm = ChannelNorm(out)
         same = channels == out and stride == 1
-        self.shortcut = None if same else CausalConv3d(channels, out, (1, 1), stride)
+        self.shortcut = None if same else CausalConv3d(channels, out, (1, stride), stride)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """B x C x T x H x W -> B x C' x T x H' x W'."""
@@ -85,7 +92,7 @@ class LowLevelEncoder(nn.Module):
         self.stride = stem_stride * 2 ** (len(widths) - 1)
         self.dim = widths[-1]
         self.history = sum(depth * (time - 1) for depth, time in zip(depths, times, strict=True))
-        self.stem = CausalConv3d(3, stem_width, (1, 2 * stem_stride - 1), stem_stride)
+        self.stem = CausalConv3d(3, stem_width, (1, 2 * stem_stride), stem_stride)
         self.stem_norm = ChannelNorm(stem_width)
         blocks, channels = [], stem_width
         for stage, (width, depth, time) in enumerate(zip(widths, depths, times, strict=True)):
@@ -99,6 +106,9 @@ class LowLevelEncoder(nn.Module):
     def forward(self, video: Tensor, cache: Cache | None = None) -> Tensor:
         """Encode normalised video B x T x H x W x 3 to features B x T x H' x W' x D, H' = H / stride (rounded up)."""
         x = video.permute(0, 4, 1, 2, 3)  # B x 3 x T x H x W, already channels-last in memory
+        below, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
+        if below or right:  # a picture that is no whole number of cells is continued by its last row and column
+            x = F.pad(x.flatten(1, 2), (0, right, 0, below), "replicate").unflatten(1, (3, -1))
         x = F.relu(self.stem_norm(self.stem(x)))
         for block in self.blocks:
             x = block(x, cache)

@@ -15,11 +15,12 @@ from hnet_vjepa.models.ops import anchor_grid, straight_through
 class Routing:
     """Chunks of a window. K prototypes, of which M win at least one token; the others are marked in ``mask``."""
 
-    chunks: Tensor  # B x K x D
+    chunks: Tensor  # B x K x D, also of prototypes that won nothing (see gate)
     assignment: Tensor  # B x N x K, rows sum to 1 (0 for padding)
     centroids: Tensor  # B x K x 3 as (t, y, x)
     sizes: Tensor  # B x K, tokens' worth of assignment
     mask: Tensor  # B x K, True = wins no token
+    gate: Tensor  # B x K, 1 for winners and 0 for the others, with the gradient of their largest share
 
     @property
     def count(self) -> Tensor:
@@ -35,7 +36,8 @@ class SparseRouting(nn.Module):
 
     Anchors start on a grid, so that the first assignment is a soft grid (a random start assigns nearly uniformly, and
     chunks then have no reason to differ: the analogue of H-Net's identity-initialised router). The scale ``a`` is
-    learnt and bounded. A prototype that wins no token is masked; a straight-through gate still gives it gradient.
+    learnt and bounded. A prototype that wins no token is masked; what is made of the chunks multiplies their weights by
+    the straight-through gate, through which a loser still learns.
     """
 
     MAX_SCALE = 20.0
@@ -54,18 +56,22 @@ class SparseRouting(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
         """Route tokens B x N x D at positions N x 3 (t, y, x); ``padding`` B x N marks tokens that are not there."""
         normed = self.norm(tokens)
-        keys = F.normalize(self.key(normed).float(), dim=-1)  # B x N x D
+        keys, values = self.key(normed), self.value(normed)  # B x N x D
+        with torch.autocast(tokens.device.type, enabled=False):  # shares and centroids need more than bf16's 8 bits
+            return self._share_out(keys.float(), values.float(), positions, padding)
+
+    def _share_out(self, keys: Tensor, values: Tensor, positions: Tensor, padding: Tensor | None) -> Routing:
         scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
-        logits = scale * keys @ F.normalize(self.prototypes.float(), dim=-1).T  # B x N x K
+        logits = scale * F.normalize(keys, dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # B x N x K
         prior = (positions[:, None, 1:] - self.anchors).square().sum(-1)  # N x K
         assignment = (logits - self.prior_strength * prior).softmax(-1)
         if padding is not None:
             assignment = assignment.masked_fill(padding[..., None], 0.0)
         sizes = assignment.sum(1)  # B x K
         shares = assignment / sizes.clamp(min=1e-6)[:, None]  # B x N x K, columns sum to 1
-        chunks = shares.transpose(1, 2) @ self.value(normed).float()  # B x K x D
+        chunks = shares.transpose(1, 2) @ values  # B x K x D
         centroids = shares.transpose(1, 2) @ positions  # B x K x 3
         best = assignment.detach().max(-1, keepdim=True).values
         wins = ((assignment.detach() == best) & (best > 0)).any(1)  # B x K
         gate = straight_through(wins.float(), assignment.amax(1))  # B x K
-        return Routing(chunks * gate[..., None], assignment, centroids, sizes, ~wins)
+        return Routing(chunks, assignment, centroids, sizes, ~wins, gate)

@@ -31,14 +31,13 @@ class Chunks:
     chunk_centroids: Tensor  # B x W x K x 3
     chunk_mask: Tensor  # B x W x K
     attention: Tensor  # B x W x M' x K, prototypes to slots
+    favourite: Tensor  # B x W x K, the slot that each prototype likes best
     cells: Tensor  # B x W x N x D, the features the chunks were made of
     grid: tuple[int, int, int]  # frames, rows and columns of a window
 
     def cell_slots(self) -> Tensor:
         """The slot that each grid cell belongs to (its prototype's favourite slot): B x W x N."""
-        prototype = self.assignment.argmax(-1)  # B x W x N
-        slot = self.attention.masked_fill(self.mask[..., None], -1.0).argmax(-2)  # B x W x K
-        return slot.gather(-1, prototype)
+        return self.favourite.gather(-1, self.assignment.argmax(-1))
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens, centroids, sizes and mask with the windows one after another: B x (W*M') x ..."""
@@ -127,6 +126,7 @@ class HNetViT(nn.Module):
             chunk_centroids=split(routing.centroids) + clock,
             chunk_mask=split(routing.mask),
             attention=split(pooled.attention),
+            favourite=split(pooled.favourite),
             cells=split(cells),
             grid=(window, height, width),
         )
