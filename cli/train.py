@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from hnet_vjepa.config import load_config
+from hnet_vjepa.config import load_config, parse_yaml
 from hnet_vjepa.errors import UserError
+
+COLLECTED = Path("data/fetch-reach")  # where 'hnet data collect' writes to
 
 
 def train(
     data: Annotated[
         Path, typer.Option(help="Directory of episodes, made by 'hnet data collect' or 'hnet data import'.")
-    ],
+    ] = COLLECTED,
     config: Annotated[str, typer.Option(help="A configuration's name, or a YAML file.")] = "fetch_reach",
     phases: Annotated[str, typer.Option(help="Which phases, separated by commas.")] = "pretrain,language,probe,action",
     work_dir: Annotated[Path, typer.Option(help="Where checkpoints, logs and pipeline.json go.")] = Path("outputs"),
@@ -29,12 +31,14 @@ def train(
     Each phase starts from the one before and writes its own checkpoint. A run that was killed goes on where it was
     when the same command is given again. The last checkpoint is what 'hnet serve' and 'hnet evaluate' take.
 
-    Example: hnet train --data episodes --config fetch_reach --work-dir outputs
+    Example: hnet train --data data/mine --config fetch_reach --work-dir outputs
     """
     from hnet_vjepa.pipeline import parse_phases, run_pipeline
 
     chosen = parse_phases(phases)
     loaded = load_config(config, overrides(set_ or []))
+    if data == COLLECTED and not data.exists():
+        raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
     last = run_pipeline(loaded, data, work_dir, chosen, init_from)
     done = json.loads((work_dir / "pipeline.json").read_text())["phases"]
     for name in chosen:
@@ -44,13 +48,18 @@ def train(
 
 
 def overrides(settings: list[str]) -> dict[str, object]:
-    """``["action.steps=5"]`` to ``{"action.steps": 5}``; values are YAML. Raises UserError without an '='."""
-    import yaml
+    """``["action.steps=5"]`` to ``{"action.steps": 5}``; values are YAML.
 
+    Raises UserError naming the field when its value is not YAML, and without a field or an '='.
+    """
+    changes: dict[str, object] = {}
     for setting in settings:
-        if "=" not in setting:
-            raise UserError(f"--set {setting}: write it as field=value, for instance action.steps=500")
-    return {field: yaml.safe_load(value) for field, value in (s.split("=", 1) for s in settings)}
+        field, equals, value = setting.partition("=")
+        shown = f"--set {' '.join(setting.split())}:"
+        if not field or not equals:
+            raise UserError(f"{shown} write it as field=value, for instance action.steps=500")
+        changes[field] = parse_yaml(value, f"{shown} the value of {field}")
+    return changes
 
 
 def headline(metrics: dict[str, float]) -> dict[str, float]:

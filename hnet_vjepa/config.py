@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,27 +16,48 @@ PhaseName = Literal["pretrain", "language", "probe", "action"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
 Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Stages = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _refuse(problems: list[str]) -> None:
+    """Raise ValueError when fields do not fit together: one ``field = value: what is allowed`` per line."""
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _indivisible(field: str, heads: int, widths: dict[str, int]) -> list[str]:
+    """Say what is wrong when ``heads`` does not divide every one of the named widths."""
+    if not any(width % heads for width in widths.values()):
+        return []
+    common = math.gcd(*widths.values())
+    allowed = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+    named = " and ".join(f"{name} ({width})" for name, width in widths.items())
+    return [f"{field} = {heads}: must divide {named}; choose one of: {allowed}"]
 
 
 class EncoderConfig(_Section):
     """LowLevelEncoder."""
 
     stem_width: Positive = 32
-    stem_stride: Positive = 4
-    widths: tuple[Positive, ...] = (32, 64)
-    depths: tuple[Positive, ...] = (1, 1)
-    times: tuple[Positive, ...] = (1, 2)
+    stem_stride: int = Field(default=4, gt=0, multiple_of=2)
+    widths: Stages = (32, 64)
+    depths: Stages = (1, 1)
+    times: Stages = (1, 2)
 
     @model_validator(mode="after")
     def _stages(self) -> EncoderConfig:
-        if not len(self.widths) == len(self.depths) == len(self.times):
-            raise ValueError("widths, depths and times must have one entry per stage")
+        for name in ("depths", "times"):
+            given = getattr(self, name)
+            if len(given) != len(self.widths):
+                wanted = f"must have one entry per stage, as many as widths ({len(self.widths)})"
+                _refuse([f"{name} = {list(given)}: {wanted}"])
         return self
 
 
@@ -45,7 +67,7 @@ class AttentionConfig(_Section):
     heads: Positive = 4
     cube: tuple[Positive, Positive, Positive] = (1, 4, 4)
     selected: Positive = 2
-    radius: tuple[int, int, int] = (1, 1, 1)
+    radius: tuple[NotNegative, NotNegative, NotNegative] = (1, 1, 1)
 
 
 class RoutingConfig(_Section):
@@ -85,33 +107,51 @@ class BackboneConfig(_Section):
         """M', the number of slots of a window."""
         return self.pooling.grid[0] * self.pooling.grid[1]
 
+    @model_validator(mode="after")
+    def _heads(self) -> BackboneConfig:
+        width = {"the last of encoder.widths": self.encoder.widths[-1]}
+        sparse = _indivisible("attention.heads", self.attention.heads, width)
+        _refuse(sparse + _indivisible("vit.heads", self.vit.heads, width))
+        return self
 
-class PredictorConfig(_Section):
-    """Predictor of masked chunks."""
+
+class _Transformer(_Section):
+    """A stack of transformer blocks."""
 
     width: Positive = 64
     depth: Positive = 2
     heads: Positive = 4
 
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        _refuse(_indivisible("heads", self.heads, self._split_among_heads()))
+        return self
 
-class WorldModelConfig(_Section):
+    def _split_among_heads(self) -> dict[str, int]:
+        """The widths that are cut into ``heads`` equal parts, by name."""
+        return {"width": self.width}
+
+
+class PredictorConfig(_Transformer):
+    """Predictor of masked chunks."""
+
+
+class WorldModelConfig(_Transformer):
     """Planning state and dynamics."""
 
     state_dim: Positive = 32
-    width: Positive = 64
-    depth: Positive = 2
-    heads: Positive = 4
     inverse_width: Positive = 256
 
+    def _split_among_heads(self) -> dict[str, int]:
+        return {"width": self.width, "what the probe reads, twice state_dim": 2 * self.state_dim}
 
-class TextConfig(_Section):
+
+class TextConfig(_Transformer):
     """Text tower: hashed words, a small transformer (so that word order counts), one vector."""
 
-    buckets: Positive = 2048
+    buckets: int = Field(default=2048, ge=2, description="one of them is for padding")
     words: Positive = 24
-    width: Positive = 64
     depth: Positive = 1
-    heads: Positive = 4
     embedding: Positive = 64
 
 
@@ -135,7 +175,7 @@ class PhaseConfig(_Section):
     warmup: Fraction = 0.1
     clip_norm: float = Field(default=1.0, gt=0)
     accumulate: Positive = 1
-    save_every: Positive = 200
+    save_every: Positive = 50
     log_every: Positive = 20
 
 
@@ -150,7 +190,7 @@ class PretrainConfig(PhaseConfig):
     entropy: Weight = 0.0
     boundary: Weight = 0.0
     reconstruction: Weight = 0.1
-    compression: float = Field(default=2.0, gt=1, description="target of the ratio loss: grid cells per live chunk")
+    compression: float = Field(default=4.0, gt=1, description="target of the ratio loss: grid cells per live chunk")
 
 
 class LanguageConfig(PhaseConfig):
@@ -169,6 +209,7 @@ class ProbeConfig(PhaseConfig):
 class ActionConfig(PhaseConfig):
     """Dynamics: one step and rollouts, inverse dynamics, variance and covariance."""
 
+    clip_frames: int = Field(default=4, ge=2, description="an action lies between two frames")
     rollout: Weight = 1.0
     inverse: Weight = 1.0
     variance: Weight = 1.0
@@ -195,7 +236,7 @@ class PlanConfig(_Section):
     @model_validator(mode="after")
     def _elites(self) -> PlanConfig:
         if self.elites > self.candidates:
-            raise ValueError(f"elites ({self.elites}) must not exceed candidates ({self.candidates})")
+            _refuse([f"elites = {self.elites}: must be at most candidates ({self.candidates})"])
         return self
 
 
@@ -208,7 +249,7 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _fold(self) -> DataConfig:
         if self.held_out_fold >= self.folds:
-            raise ValueError(f"held_out_fold ({self.held_out_fold}) must be below folds ({self.folds})")
+            _refuse([f"held_out_fold = {self.held_out_fold}: must be below folds ({self.folds})"])
         return self
 
 
@@ -216,7 +257,7 @@ class Config(_Section):
     """Everything that decides what a training run does, apart from the data."""
 
     name: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -225,6 +266,15 @@ class Config(_Section):
     probe: ProbeConfig = ProbeConfig(steps=200)
     action: ActionConfig = ActionConfig(steps=1500)
     plan: PlanConfig = PlanConfig()
+
+    @model_validator(mode="after")
+    def _something_is_visible(self) -> Config:
+        slots, ratio = self.model.backbone.slots, self.pretrain.mask_ratio
+        if round(ratio * slots) >= slots:
+            most = math.floor(1000 * (slots - 0.5) / slots) / 1000  # what rounds to all but one
+            hides = f"hides all of model.backbone.pooling.grid's {slots} slots; one must stay visible"
+            _refuse([f"pretrain.mask_ratio = {ratio:g}: {hides}, so choose less than {most:g}"])
+        return self
 
     def phase(self, name: PhaseName) -> PhaseConfig:
         """The section of one phase."""
@@ -241,22 +291,19 @@ def config_names() -> list[str]:
 def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> Config:
     """Load a configuration by name (``fetch_reach``) or from a YAML file.
 
-    ``overrides`` maps dotted fields to values (``{"action.steps": 10}``). Raises UserError naming the field, the value
-    and what is allowed.
+    ``overrides`` maps dotted fields to values (``{"action.steps": 10}``). Raises UserError for a file that cannot be
+    read or is not YAML, and for a wrong field: with its name, the value and what is allowed.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UserError(f"no configuration file {path}")
-        text, where = path.read_text(), str(path)
+        text, where = _read(path), str(path)
     elif name_or_path in config_names():
         text, where = (resources.files("hnet_vjepa") / "configs" / f"{name_or_path}.yaml").read_text(), name_or_path
     else:
         raise one_of("config", name_or_path, [*config_names(), "a path to a .yaml file"])
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"config {where} is not YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(text, f"config {where}")
     if not isinstance(values, dict):
         raise UserError(f"config {where} must be a mapping of fields to values")
     for field, value in (overrides or {}).items():
@@ -270,19 +317,41 @@ def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> C
     return parse_config(values, where)
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path} is not text in UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from error
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a YAML text stands for. Raises UserError, beginning with ``where``, when it is not YAML."""
+    try:
+        return yaml.safe_load(text)
+    # PyYAML lets through what its constructors of dates, numbers and so on raise: ValueError, KeyError and others.
+    except Exception as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """Validate a configuration. Raises UserError naming every wrong field with what is allowed."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"config {where}: " + "; ".join(_explain(problem) for problem in error.errors())) from error
+        problems = (line for problem in error.errors() for line in _explain(problem))
+        raise UserError(f"config {where}: {'; '.join(problems)}") from error
 
 
-def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "(top)"
+def _explain(problem: Any) -> list[str]:
+    """Sentences ``field = value: what is allowed`` about one of pydantic's problems."""
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # from _refuse: the fields' names begin at the section
+        return [f"{field}.{line}".lstrip(".") for line in str(problem["ctx"]["error"]).split("\n")]
     if problem["type"] != "extra_forbidden":
-        return f"{field} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+        return [f"{field or '(top)'} = {problem['input']!r}: {problem['msg']}"]
     section: Any = Config
     for part in problem["loc"][:-1]:
         section = section.model_fields[part].annotation
-    return f"unknown field {field}; allowed there: {', '.join(section.model_fields)}"
+    return [f"unknown field {field}; allowed there: {', '.join(section.model_fields)}"]

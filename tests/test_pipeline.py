@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hnet_vjepa.checkpoint import load_checkpoint, save_checkpoint
-from hnet_vjepa.config import config_names, load_config, parse_config
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.pipeline import parse_phases, run_pipeline
 from tests import toy
@@ -175,42 +174,3 @@ def test_nothing_is_ever_unpickled() -> None:
             text = file.read_text()
             text = text.replace("safetensors.torch.load(", "")
             assert "torch.load(" not in text and "import pickle" not in text and "allow_pickle=True" not in text, file
-
-
-@pytest.mark.parametrize("name", config_names())
-def test_the_configs_that_come_along_are_valid(name: str) -> None:
-    assert load_config(name).name == name
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"name": "x", "colour": 1}, "unknown field colour; allowed there: name, seed"),
-        (
-            {"name": "x", "action": {"stepz": 1, "steps": 5}},
-            "unknown field action.stepz; allowed there: steps, batch_size",
-        ),
-        ({"name": "x", "action": {"steps": 0}}, "action.steps = 0: Input should be greater than 0"),
-        ({"name": "x", "plan": {"candidates": 4, "elites": 8}}, r"elites \(8\) must not exceed candidates \(4\)"),
-        ({"name": "x", "plan": {"distance": "l3"}}, "plan.distance = 'l3': Input should be 'l1'"),
-        ({"name": "x", "precision": "fp8"}, "precision = 'fp8'"),
-        ({"name": "x", "model": {"backbone": {"encoder": {"widths": [8]}}}}, "one entry per stage"),
-        ({}, "name"),
-    ],
-)
-def test_a_bad_config_is_refused_by_field(values: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        parse_config(values, "test")
-
-
-def test_config_files_and_overrides(tmp_path: Path) -> None:
-    assert load_config("fetch_reach", {"action.steps": 7}).action.steps == 7
-    with pytest.raises(UserError, match="unknown config 'nope'"):
-        load_config("nope")
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="is not YAML"):
-        load_config(str(tmp_path / "bad.yaml"))
-    with pytest.raises(UserError, match="no configuration file"):
-        load_config(str(tmp_path / "none.yaml"))
-    with pytest.raises(UserError, match="is not a section"):
-        load_config("fetch_reach", {"name.steps": 7})
