@@ -69,6 +69,7 @@ def main() -> None:
         "open_loop_ratio": action["open_loop_ratio"]["mean"],
         "retrieval_accuracy": language["retrieval_accuracy"]["mean"],
         "retrieval_chance": language["retrieval_chance"]["mean"],
+        "retrieval_constant": language["retrieval_constant"]["mean"],
         "mean_ap": probe["mean_ap"]["mean"],
         "mean_frequency": probe["mean_frequency"]["mean"],
         "train_s_per_fold": seconds / FOLDS,

@@ -55,19 +55,21 @@ def evaluate(
     from sims.protocol import make_pairs
     from sims.registry import get_task
     from sims.report import render_report
-    from sims.training import training_sections
+    from sims.training import read_run, training_sections
 
     chosen = get_task(task)
+    run = read_run(training) if training is not None else None
     with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
         check_card(chosen, card, goal)
         with contextlib.closing(chosen.open()) as simulation:
             pairs = make_pairs(chosen, simulation, split, seed, episodes, goal)
             policies: list[Policy] = [RandomPolicy(chosen), policy, ScriptedPolicy(chosen)]
             result = evaluation.evaluate(chosen, simulation, policies, pairs, split, seed, goal, conditions)
-            extra = training_sections(training, chosen, simulation, pairs[0]) if training else []
-    table = evaluation.as_text(result)
-    write_json_atomic(out / "result.json", evaluation.to_json(result))
-    write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
+            # What was measured comes first: nothing that goes wrong with the report may lose it.
+            table = evaluation.as_text(result)
+            write_json_atomic(out / "result.json", evaluation.to_json(result))
+            write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
+            extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
     write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra))
     print(table)
     print(f"report: {out / 'report.html'}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +17,97 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hnet_vjepa.checkpoint import load_checkpoint
+from hnet_vjepa.config import PHASES
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.visualise import chunk_sheet
+from sims.baselines import compared
 from sims.protocol import Pair
 from sims.report import Section
 from sims.task import Simulation, Task
 
-BASELINES = {
-    "readout_cm": ("readout_cm_mean_baseline", "always the mean"),
-    "state_readout_cm": ("state_readout_cm_mean_baseline", "always the mean"),
-    "effective_rank": ("dimensions", "dimensions"),
-    "retrieval_accuracy": ("retrieval_chance", "chance"),
-    "left_right_accuracy": (None, "0.5 is chance"),
-    "mean_ap": ("mean_frequency", "frequency of the labels"),
-    "open_loop_ratio": (None, "1 is 'nothing moves'"),
-}
+Line = dict[str, float]
 
 
-def training_sections(work_dir: Path, task: Task, simulation: Simulation, pair: Pair) -> list[Section]:
-    """Sections about the run in ``work_dir`` (what hnet train made). The chunks are shown on a way to ``pair``'s goal.
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run of ``hnet train`` of which at least one phase is finished."""
 
-    Raises UserError when there is no finished run.
+    work_dir: Path
+    phases: dict[str, Any]  # what pipeline.json says of each finished phase, in the order of training
+    model: HNetVJEPA  # after the last of them
+
+
+def read_run(work_dir: Path) -> TrainingRun:
+    """Read the run in ``work_dir`` (what hnet train made).
+
+    Raises UserError when there is none, no phase of it is finished, or a file is damaged.
     """
     file = work_dir / "pipeline.json"
     if not file.is_file():
         raise UserError(f"{work_dir} holds no training run (no pipeline.json); name the --work-dir of 'hnet train'")
-    phases: dict[str, Any] = json.loads(file.read_text())["phases"]
-    sections = [Section("Training: what each phase learnt, on held-out episodes", _table(phases))]
-    curves = [(name, work_dir / f"{name}.run" / "log.jsonl") for name in phases]
-    sections.append(Section("Training: losses", _curves([(n, p) for n, p in curves if p.is_file()])))
-    errors = phases.get("action", {}).get("metrics", {})
-    if errors:
+    try:
+        finished: dict[str, Any] = json.loads(file.read_text())["phases"]
+        phases = {
+            name: {key: finished[name][key] for key in ("metrics", "seconds")}
+            for name in sorted(finished, key=PHASES.index)
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it and train again") from error
+    if not phases:
+        raise UserError(f"no phase of the run in {work_dir} is finished; give the command of 'hnet train' again")
+    return TrainingRun(work_dir, phases, load_checkpoint(work_dir / list(phases)[-1]).model)
+
+
+def training_sections(run: TrainingRun, task: Task, simulation: Simulation, pair: Pair) -> list[Section]:
+    """Sections about a training run. The chunks are shown on a way to ``pair``'s goal."""
+    sections = [Section("Training: what each phase learnt, on held-out episodes", _table(run.phases))]
+    logs = {name: lines for name in run.phases if (lines := _log(run.work_dir / f"{name}.run" / "log.jsonl"))}
+    if logs:
+        sections.append(Section("Training: losses", _curves(logs)))
+    errors = run.phases.get("action", {}).get("metrics", {})
+    if "open_loop/1" in errors:
         sections.append(Section("Training: imagining further and further ahead", _open_loop(errors)))
-    last = list(phases)[-1]
-    model = load_checkpoint(work_dir / last).model
-    sections.append(Section("Chunks of one rollout", chunk_sheet(model, _way(task, simulation, pair))))
+    sections.append(Section("Chunks of one rollout", chunk_sheet(run.model, _way(task, simulation, pair))))
     return sections
 
 
 def _table(phases: dict[str, Any]) -> str:
     rows = []
-    for name, phase in phases.items():
-        for key, value in phase["metrics"].items():
-            if key in BASELINES:
-                baseline, label = BASELINES[key]
-                shown = f"{phase['metrics'][baseline]:.3g} ({label})" if baseline else label
-                cells = (name, key.replace("_", " "), f"{value:.3g}", shown, f"{phase['seconds']:.0f} s")
-                rows.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-        labels = [k.removeprefix("ap/") for k in phase["metrics"] if k.startswith("ap/")]
-        if labels and name == "probe":
-            each = ", ".join(
-                f"{label} {phase['metrics'][f'ap/{label}']:.2f} ({phase['metrics'][f'frequency/{label}']:.2f})"
-                for label in labels
-            )
-            rows.append(
-                f"<tr><td>{name}</td><td colspan=4 style='text-align:left;white-space:normal'>average precision "
-                f"per label (frequency): {html.escape(each)}</td></tr>"
-            )
+    for row in compared({name: phase["metrics"] for name, phase in phases.items()}):
+        cells = (row.phase, row.what, row.value, row.baseline, f"{phases[row.phase]['seconds']:.0f} s")
+        rows.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
+    metrics = phases.get("probe", {}).get("metrics", {})
+    labels = [key.removeprefix("ap/") for key in metrics if key.startswith("ap/")]
+    if labels:
+        each = ", ".join(
+            f"{label} {metrics[f'ap/{label}']:.2f} ({metrics[f'frequency/{label}']:.2f})" for label in labels
+        )
+        rows.append(
+            f"<tr><td>probe</td><td colspan=4 style='text-align:left;white-space:normal'>average precision "
+            f"per label (frequency): {html.escape(each)}</td></tr>"
+        )
     head = "".join(f"<th>{h}</th>" for h in ("phase", "metric", "value", "baseline", "training"))
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def _curves(logs: list[tuple[str, Path]]) -> bytes:
-    figure, axes = plt.subplots(1, max(1, len(logs)), figsize=(3.2 * max(1, len(logs)), 2.8), squeeze=False)
-    for axis, (name, path) in zip(axes[0], logs, strict=False):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        terms = [key for key in lines[0] if key not in ("step", "learning_rate", "grad_norm")]
-        for term in terms:
-            axis.plot(
-                [line["step"] for line in lines], [max(line[term], 1e-6) for line in lines], label=term, linewidth=1.2
-            )
+def _log(path: Path) -> list[Line]:
+    """The logged steps of a phase. A line that a killed run left half written is skipped."""
+    lines = []
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
+
+
+def _curves(logs: dict[str, list[Line]]) -> bytes:
+    figure, axes = plt.subplots(1, len(logs), figsize=(3.2 * len(logs), 2.8), squeeze=False)
+    for axis, (name, lines) in zip(axes[0], logs.items(), strict=True):
+        for term in (key for key in lines[0] if key not in ("step", "learning_rate", "grad_norm")):
+            drawn = [(line["step"], max(line[term], 1e-6)) for line in lines if term in line]
+            axis.plot(*zip(*drawn, strict=True), label=term, linewidth=1.2)
         axis.set_title(name, fontsize=10)
         axis.set_yscale("log")
         axis.tick_params(labelsize=7)
