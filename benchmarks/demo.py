@@ -21,9 +21,12 @@ from typing import Any
 
 from benchmarks import render
 from benchmarks.record import write_result
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.utils.files import disk_errors
 from planner_service.client import PlannerClient
 
 TASK = "fetch-reach"
+MARK = ".hnet-demo"  # lies in every folder that a demo made, and may therefore empty
 
 
 def hnet(*words: str) -> None:
@@ -56,7 +59,11 @@ def service(checkpoint: Path, log: Path) -> Iterator[str]:
             sys.exit(f"the service did not start within a minute; its log is {log}")
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float) -> dict[str, float]:
@@ -77,11 +84,32 @@ def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float
     return metrics
 
 
+def prepare(out: Path) -> tuple[Path, Path, Path]:
+    """Make the demo's folder, without what an earlier demo left; return those for episodes, training, evaluation.
+
+    Raises UserError when ``out`` is a file, or a folder with something in it that no demo made.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a directory with --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise UserError(f"{out} is not empty and no demo made it; name another directory with --out, or empty it")
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_text("made by python -m benchmarks.demo, which empties it when it runs again\n")
+    episodes, training, evaluation = folders = out / "episodes", out / "training", out / "evaluation"
+    for folder in folders:  # a demo shows a fresh run; its own folders only
+        shutil.rmtree(folder, ignore_errors=True)
+    return episodes, training, evaluation
+
+
 def main() -> None:
     """Run the demo. Arguments shrink it for tests."""
     parser = argparse.ArgumentParser(description="Collect, train, serve, plan over HTTP, evaluate.")
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs/demo"), help="everything the demo makes; emptied first"
+        "--out",
+        type=Path,
+        default=Path("outputs/demo"),
+        help="everything the demo makes; what an earlier demo made there is deleted first",
     )
     parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect")
     parser.add_argument("--rollouts", type=int, default=100, help="closed-loop rollouts")
@@ -90,10 +118,11 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results and the docs as they are")
     options = parser.parse_args()
     out: Path = options.out
-    episodes, training, evaluation = out / "episodes", out / "training", out / "evaluation"
-    for folder in (episodes, training, evaluation):  # a demo shows a fresh run; its own folders only
-        shutil.rmtree(folder, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        episodes, training, evaluation = prepare(out)
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(2)
 
     started = time.monotonic()
     hnet("data", "collect", "--task", TASK, "--episodes", str(options.episodes), "--seed", "0", "--out", str(episodes))
