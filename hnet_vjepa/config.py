@@ -241,10 +241,13 @@ class PlanConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Which episodes are held out: those whose number leaves ``held_out_fold`` when divided by ``folds``."""
+    """Which episodes are held out (those whose number leaves ``held_out_fold`` when divided by ``folds``), and how the
+    pictures of the others are varied in training."""
 
     folds: int = Field(default=10, gt=1)
     held_out_fold: int = Field(default=9, ge=0)
+    shift: int = Field(default=0, ge=0, description="pixels that a clip may be moved by")
+    brightness: float = Field(default=0.0, ge=0, lt=1, description="share that a clip may be brighter or darker by")
 
     @model_validator(mode="after")
     def _fold(self) -> DataConfig:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hnet_vjepa.data.store import Episode, EpisodeStore, Split
+from hnet_vjepa.data.transforms import augment
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec
 
@@ -57,11 +58,21 @@ class ClipSampler:
     """Draw clips of ``frames`` frames from the episodes of a split.
 
     Epoch e visits every clip once, in an order that depends on (seed, e) alone, so that a resumed run and a run on
-    another number of ranks see the same batches. Raises UserError when no episode is long enough.
+    another number of ranks see the same batches. ``shift`` and ``brightness``: see
+    transforms.augment. Raises UserError when no episode is long enough.
     """
 
-    def __init__(self, store: EpisodeStore, spec: ActionSpec, split: Split, frames: int, seed: int) -> None:
-        self.spec, self.frames, self.seed = spec, frames, seed
+    def __init__(
+        self,
+        store: EpisodeStore,
+        spec: ActionSpec,
+        split: Split,
+        frames: int,
+        seed: int,
+        shift: int = 0,
+        brightness: float = 0.0,
+    ) -> None:
+        self.spec, self.frames, self.seed, self.shift, self.brightness = spec, frames, seed, shift, brightness
         self.episodes = [e for e in store.split(split) if len(e) >= frames]
         if not self.episodes:
             longest = max(len(e) for e in store.episodes)
@@ -97,8 +108,9 @@ class ClipSampler:
         stack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32))  # noqa: E731
         last = [s + self.frames - 1 for _, s in places]
         empty = np.zeros(0, np.float32)
+        clips = np.stack([e.frames[r] for e, r in rows])
         return Batch(
-            video=normalise_frames(np.stack([e.frames[r] for e, r in rows])),
+            video=normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness)),
             actions=stack([normalise_actions(e.actions[r.start : r.stop - 1], self.spec) for e, r in rows]),
             captions=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
             labels=stack([empty if e.labels is None else e.labels[t] for (e, _), t in zip(rows, last, strict=True)]),

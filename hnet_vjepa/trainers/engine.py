@@ -95,7 +95,10 @@ def train(
     """
     config = model.config.phase(phase.name)
     check_data(phase, model.config, store)
-    sampler = ClipSampler(store, model.robot.action, "train", config.clip_frames, model.config.seed)
+    data = model.config.data
+    sampler = ClipSampler(
+        store, model.robot.action, "train", config.clip_frames, model.config.seed, data.shift, data.brightness
+    )
     accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
     model.requires_grad_(False)
     for module in phase.modules(model):
