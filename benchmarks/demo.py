@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import render
-from benchmarks.record import write_result
+from benchmarks.record import ROOT, write_result
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.utils.files import disk_errors
+from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic
 from planner_service.client import PlannerClient
 
 TASK = "fetch-reach"
@@ -151,6 +151,8 @@ def main() -> None:
             phases={name: {"seconds": p["seconds"], "metrics": p["metrics"]} for name, p in pipeline["phases"].items()},
             summary=result["summary"],
         )
+        for picture in ("rollout.gif", "chunks.png"):
+            write_bytes_atomic(ROOT / "docs" / "images" / picture, (evaluation / picture).read_bytes())
         render.main()
     print(f"\nthe whole loop took {wall:.0f} s ({', '.join(f'{k[:-2]} {v:.0f} s' for k, v in parts.items())})")
     print((evaluation / "table.txt").read_text().rstrip())

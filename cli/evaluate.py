@@ -40,9 +40,9 @@ def evaluate(
         Path | None,
         typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for result.json, table.txt and report.html.")] = Path(
-        "outputs/evaluation"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Directory for result.json, table.txt, rollout.gif and report.html.")
+    ] = Path("outputs/evaluation"),
 ) -> None:
     """Let a planner reach goals in simulation, beside random actions and a scripted controller on the same goals.
 
@@ -54,8 +54,8 @@ def evaluate(
     from sims.policies import Policy, RandomPolicy, ScriptedPolicy, check_card
     from sims.protocol import make_pairs
     from sims.registry import get_task
-    from sims.report import render_report
-    from sims.training import read_run, training_sections
+    from sims.report import render_report, rollout_film
+    from sims.training import CHUNKS, read_run, training_sections
 
     chosen = get_task(task)
     run = read_run(training) if training is not None else None
@@ -70,6 +70,10 @@ def evaluate(
             write_json_atomic(out / "result.json", evaluation.to_json(result))
             write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
             extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
+    write_bytes_atomic(out / "rollout.gif", rollout_film(result.method(policy.name).rollouts[0], pairs))
+    for section in extra:
+        if section.title == CHUNKS and isinstance(section.body, bytes):
+            write_bytes_atomic(out / "chunks.png", section.body)
     write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra))
     print(table)
     print(f"report: {out / 'report.html'}")

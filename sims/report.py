@@ -198,14 +198,15 @@ def _films(result: EvaluationResult, method: MethodResult, pairs: Sequence[Pair]
     sections = []
     for title, chosen in ((good, successes), (bad, failures)):
         if chosen:
-            body = "<div class='films'>" + "".join(_figure(result, r, pairs) for r in chosen) + "</div>"
+            body = "<div class='films'>" + "".join(_figure(r, pairs) for r in chosen) + "</div>"
         else:
             body = _note("None.")
         sections.append(Section(title, body))
     return sections
 
 
-def _figure(result: EvaluationResult, rollout: Rollout, pairs: Sequence[Pair]) -> str:
+def rollout_film(rollout: Rollout, pairs: Sequence[Pair]) -> bytes:
+    """Return one filmed rollout beside its goal as an animated GIF."""
     pair = next(p for p in pairs if p.index == rollout.pair)
     assert rollout.frames is not None
     if pair.required:
@@ -213,7 +214,11 @@ def _figure(result: EvaluationResult, rollout: Rollout, pairs: Sequence[Pair]) -
     else:
         states = [f"{100 * d:.1f} cm" for d in rollout.distances]
     notes = [f"step {t}: {state}" for t, state in enumerate(states)]
-    gif = film(rollout.frames, pair.goal_frame, notes, "one way to be there" if pair.required else "goal")
+    return film(rollout.frames, pair.goal_frame, notes, "one way to be there" if pair.required else "goal")
+
+
+def _figure(rollout: Rollout, pairs: Sequence[Pair]) -> str:
+    pair = next(p for p in pairs if p.index == rollout.pair)
     if isinstance(pair.goal, TextGoal):
         told = f" told: “{pair.goal.text}” (the right picture is not shown to the planner)"
     elif isinstance(pair.goal, LabelGoal):
@@ -221,7 +226,8 @@ def _figure(result: EvaluationResult, rollout: Rollout, pairs: Sequence[Pair]) -
     else:
         told = f" from {100 * rollout.distances[0]:.0f} cm to {100 * rollout.distances[-1]:.1f} cm"
     caption = html.escape(f"episode {rollout.pair}:{told}")
-    return f"<figure><img alt='' src='{_embed(gif, 'gif')}'><figcaption>{caption}</figcaption></figure>"
+    gif = _embed(rollout_film(rollout, pairs), "gif")
+    return f"<figure><img alt='' src='{gif}'><figcaption>{caption}</figcaption></figure>"
 
 
 def _conditions(result: EvaluationResult) -> str:

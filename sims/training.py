@@ -26,6 +26,8 @@ from sims.protocol import Pair
 from sims.report import Section
 from sims.task import Simulation, Task
 
+CHUNKS = "Chunks of one rollout"
+
 Line = dict[str, float]
 
 
@@ -68,7 +70,7 @@ def training_sections(run: TrainingRun, task: Task, simulation: Simulation, pair
     errors = run.phases.get("action", {}).get("metrics", {})
     if "open_loop/1" in errors:
         sections.append(Section("Training: imagining further and further ahead", _open_loop(errors)))
-    sections.append(Section("Chunks of one rollout", chunk_sheet(run.model, _way(task, simulation, pair))))
+    sections.append(Section(CHUNKS, chunk_sheet(run.model, _way(task, simulation, pair))))
     return sections
 
 

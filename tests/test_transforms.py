@@ -28,7 +28,7 @@ def test_all_frames_of_a_clip_move_alike_and_the_border_is_repeated() -> None:
             if np.array_equal(after[:, 3:9, 3:13], before[:, 3 - down : 9 - down, 3 - right : 13 - right])
         ]
         assert len(places) == 1
-        down, right = places[0]
+        down, _ = places[0]
         if down > 0:
             assert np.array_equal(after[:, 0], after[:, down])
 
