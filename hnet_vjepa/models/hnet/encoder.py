@@ -14,7 +14,7 @@ Cache = dict[int, Tensor]
 class CausalConv3d(nn.Conv3d):
     """3-D convolution whose kernel reaches only backwards in time, and whose outputs lie in the middle of their cells.
 
-    Kernel and padding are such that output j is centred on the inputs j*s .. j*s + s - 1, s being the stride: positions,
+    Kernel and padding are such that output j is centred on inputs j*s .. j*s + s - 1, s being the stride: positions,
     hidden pixels and pictures of chunks all count on that. (An odd kernel would sit half a cell up and left.)
 
     The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, so that
