@@ -103,6 +103,7 @@ def test_robot_json_names_bounds_and_activates(tmp_path: Path) -> None:
         "high": [2, 9, 1],
         "active": [0, 2],
         "units": ["m"] * 3,
+        "absolute": [2],
     }
     (root / "robot.json").write_text(json.dumps(robot))
     notes: list[str] = []
