@@ -31,17 +31,21 @@ def _about(result: dict[str, Any]) -> str:
     return f"\nWritten by `{result['command']}` on {result['date']} ({where}; commit {result['commit']}).\n"
 
 
+def _success(method: dict[str, Any]) -> list[str]:
+    """Cells of a method's success rates, ever and at the end for each criterion, with their intervals."""
+    rates = [criterion[when] for criterion in method["success"].values() for when in ("ever", "end")]
+    return [
+        f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
+        for rate in rates
+    ]
+
+
 def demo_success() -> str:
     """Success of planner, random floor and scripted ceiling, with intervals and latency."""
     result = read_result("demo")
     rows = []
     for name, method in result["summary"].items():
-        cells = [name]
-        for criterion in method["success"].values():
-            for when in ("ever", "end"):
-                rate = criterion[when]
-                value = 100 * rate["successes"] / rate["trials"]
-                cells.append(f"{value:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})")
+        cells = [name, *_success(method)]
         plan = method["plan_ms"]
         cells.append(" / ".join(f"{plan[q]:.0f}" for q in ("p50", "p95", "p99")) + " ms" if plan else "–")
         rows.append(cells)
@@ -52,6 +56,18 @@ def demo_success() -> str:
         f"of which training {m['train_s']:.0f} s.\n"
     )
     return _markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + _about(result)
+
+
+def goals_success() -> str:
+    """Success with goals in words and as labels."""
+    result = read_result("goals")
+    rows = [
+        [kind, name, *_success(method)]
+        for kind, methods in result["summary"].items()
+        for name, method in methods.items()
+    ]
+    note = f"\n{result['settings']['episodes']} rollouts for each kind of goal, 95 % Wilson intervals in brackets.\n"
+    return _markdown(["goals", "", "as told, ever", "as told, at the end"], rows) + note + _about(result)
 
 
 HEAD = ["phase", "held-out metric", "value", "baseline"]
@@ -90,6 +106,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-success": demo_success,
     "demo-phases": demo_phases,
     "bridge-phases": bridge_phases,
+    "goals-success": goals_success,
 }
 
 

@@ -138,7 +138,7 @@ def _torch() -> list[Finding]:
         findings.append(Finding("CUDA", "ok", ", ".join(about["cuda"])))
     else:
         found = "no device" if about["built_for_cuda"] else "torch is built for the CPU"
-        findings.append(Finding("CUDA", "note", found, "not needed for the small preset; the large one wants a GPU"))
+        findings.append(Finding("CUDA", "note", found, "not needed: the presets are sized for a CPU"))
     return findings
 
 
