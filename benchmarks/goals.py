@@ -1,8 +1,8 @@
 """Closed-loop success with goals in words and as labels, on phrasings that no training caption used.
 
 ``python -m benchmarks.goals CHECKPOINT`` plays the test pairs in process, beside the random floor and the scripted
-ceiling, and writes ``benchmarks/results/goals.json`` and the table that is rendered from it. Success means that what was
-said is true of the simulator's state; a goal is never true at the start.
+ceiling, and writes ``benchmarks/results/goals.json`` and the table that is rendered from it. Success means that what
+was said is true of the simulator's state; a goal is never true at the start.
 """
 
 from __future__ import annotations
