@@ -49,7 +49,7 @@ def evaluate(
     Prints success ever and at the end with 95 % intervals and the plan latency, and writes a report with films.
     Example: hnet evaluate --checkpoint outputs/action --episodes 100
     """
-    from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
+    from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
     from sims import evaluate as evaluation
     from sims.policies import Policy, RandomPolicy, ScriptedPolicy, check_card
     from sims.protocol import make_pairs
@@ -61,12 +61,15 @@ def evaluate(
     run = read_run(training) if training is not None else None
     with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
         check_card(chosen, card, goal)
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(chosen.open()) as simulation:
             pairs = make_pairs(chosen, simulation, split, seed, episodes, goal)
             policies: list[Policy] = [RandomPolicy(chosen), policy, ScriptedPolicy(chosen)]
             result = evaluation.evaluate(chosen, simulation, policies, pairs, split, seed, goal, conditions)
             # What was measured comes first: nothing that goes wrong with the report may lose it.
             table = evaluation.as_text(result)
+            print(table)
             write_json_atomic(out / "result.json", evaluation.to_json(result))
             write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
             extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
@@ -75,7 +78,6 @@ def evaluate(
         if section.title == CHUNKS and isinstance(section.body, bytes):
             write_bytes_atomic(out / "chunks.png", section.body)
     write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra))
-    print(table)
     print(f"report: {out / 'report.html'}")
 
 

@@ -30,6 +30,9 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("doctor")(doctor.doctor)
 
 
+INTERRUPTED = 130  # typer turns Ctrl-C into this exit status, without a word
+
+
 def run() -> None:
     """Entry point: one clear line and exit status 2 for what the user can put right; 130 when interrupted."""
     try:
@@ -37,6 +40,7 @@ def run() -> None:
     except UserError as error:
         print(f"hnet: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("hnet: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as done:
+        if done.code == INTERRUPTED:
+            print("hnet: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise

@@ -96,6 +96,11 @@ def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Read a checkpoint's manifest. Raises UserError when there is none or it is not one."""
     file = path / "manifest.json"
+    if not file.is_file() and (path / "pipeline.json").is_file():
+        inside = sorted(p.parent.name for p in path.glob("*/manifest.json"))
+        raise UserError(
+            f"{path} is a work directory; take a checkpoint in it: {', '.join(inside) or 'none is finished yet'}"
+        )
     if not file.is_file():
         raise UserError(f"{path} is not a checkpoint (it has no manifest.json); a training run writes one per phase")
     try:

@@ -92,8 +92,15 @@ def run_pipeline(
     work_dir = Path(work_dir)
     phases = parse_phases(",".join(phases))
     store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
-    for name in phases:
-        check_data(make_phase(name, phases, store), config, store)
+    made = {name: make_phase(name, phases, store) for name in phases}
+    unready = {name: reason for name, phase in made.items() if (reason := phase.ready(store))}
+    if unready:
+        reasons = ", ".join(f"'{name}' ({reason})" for name, reason in unready.items())
+        left = ",".join(name for name in phases if name not in unready)
+        advice = f"give --phases {left}" if left else "add what is missing to the recordings"
+        raise UserError(f"{store.path} can not train {reasons}; {advice}")
+    for phase in made.values():
+        check_data(phase, config, store)
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
         "data_fingerprint": store.fingerprint(),
@@ -124,6 +131,8 @@ def _train_phase(
     origin = "scratch" if before is None else read_manifest(before).fingerprint
     done = _read_pipeline(work_dir)["phases"].get(name)
     if done is not None and done["started_from"] == origin and (target / "manifest.json").is_file():
+        if progress and _is_main():
+            print(f"{name}: was finished before and is kept", flush=True)
         return target
     set_seed(config.seed)
     model, manifest = _start(config, store, before)
@@ -191,7 +200,8 @@ def _differences(prefix: str, before: object, now: object) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(set(before) | set(now))
         return [d for key in keys for d in _differences(f"{prefix}.{key}".lstrip("."), before.get(key), now.get(key))]
-    return [] if before == now else [prefix]
+    harmless = prefix.endswith((".save_every", ".log_every"))  # change no result, and are what one changes after a kill
+    return [] if before == now or harmless else [prefix]
 
 
 def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HNetVJEPA, Manifest]:

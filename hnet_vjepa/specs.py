@@ -62,6 +62,13 @@ class ActionSpec(BaseModel):
         """Length of the full action vector."""
         return len(self.names)
 
+    def inner_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The outermost float32 numbers that are not beyond ``low`` and ``high`` (float32 0.05 is more than 0.05)."""
+        low, high = (np.array(bound, np.float32) for bound in (self.low, self.high))
+        low = np.where(low.astype(np.float64) < self.low, np.nextafter(low, np.float32(np.inf)), low)
+        high = np.where(high.astype(np.float64) > self.high, np.nextafter(high, np.float32(-np.inf)), high)
+        return low.astype(np.float32), high.astype(np.float32)
+
     def normalised_by(self, actions: NDArray[np.float32]) -> ActionSpec:
         """Return this spec with mean and std measured on ``actions`` (N x dim, N at least 1).
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,27 @@ def test_other_settings_in_the_same_place_are_refused_by_field(toy_store: Path, 
     run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
     with pytest.raises(UserError, match=r"other settings \(config\.action\.steps\)"):
         run_pipeline(toy.config(action={"steps": 9}), toy_store, tmp_path, ("pretrain",), progress=False)
+
+
+def test_how_often_is_saved_or_logged_may_change_within_a_run(toy_store: Path, tmp_path: Path) -> None:
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+    before = (tmp_path / "pretrain" / "weights.safetensors").stat().st_mtime_ns
+    run_pipeline(toy.config(pretrain={"save_every": 1}), toy_store, tmp_path, ("pretrain",), progress=False)
+    assert (tmp_path / "pretrain" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_what_the_data_can_not_train_is_said_at_once_with_what_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = toy.episode
+    monkeypatch.setattr(toy, "LABELS", ())
+    monkeypatch.setattr(toy, "episode", lambda i, n: replace(real(i, n), labels=None, captions=((),) * n))
+    plain = toy.make_store(tmp_path / "plain")
+    with pytest.raises(
+        UserError,
+        match=r"'language' \(it has no captions\), 'probe' \(it has no labels\); give --phases pretrain,action",
+    ):
+        run_pipeline(toy.config(), plain, tmp_path / "work", progress=False)
 
 
 def test_fine_tuning_starts_from_the_given_weights(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
@@ -144,6 +166,10 @@ def test_an_altered_truncated_or_missing_file_is_refused_by_name(name: str, toy_
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, toy_run: Path) -> None:
+    with pytest.raises(
+        UserError, match="is a work directory; take a checkpoint in it: action, language, pretrain, probe"
+    ):
+        load_checkpoint(toy_run)
     with pytest.raises(UserError, match="is not a checkpoint"):
         load_checkpoint(tmp_path)
     path = copy(toy_run, tmp_path)

@@ -51,6 +51,18 @@ def test_a_plan_stays_inside_the_bounds_and_says_what_it_expects(planner: WorldM
     assert set(result.timing_ms) == {"encode", "plan"}
 
 
+def test_no_number_of_a_plan_is_beyond_its_bound_in_any_precision(toy_run: Path) -> None:
+    """float32 0.05 is more than 0.05: a controller that compares the sent numbers with its limits must not refuse."""
+    checkpoint = load_checkpoint(toy_run / "action")
+    for bound in (0.05, 0.1, 1 / 3, 0.7):
+        change = {"low": (-bound,) * 7, "high": (bound,) * 7}
+        spec = checkpoint.model.robot.action.model_copy(update=change)
+        checkpoint.model.robot = checkpoint.model.robot.model_copy(update={"action": spec})
+        actions = [a for seed in range(3) for a in WorldModelPlanner(checkpoint).plan([query(seed)])[0].actions.ravel()]
+        assert max(float(a) for a in actions) <= bound and min(float(a) for a in actions) >= -bound
+        assert max(float(a) for a in actions) > 0.99 * bound
+
+
 def test_the_reported_energies_are_those_of_imagining_the_reported_actions(toy_run: Path) -> None:
     """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distance."""
     checkpoint = load_checkpoint(toy_run / "action")
@@ -166,6 +178,7 @@ def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
         ({"previous_actions": np.zeros(7, np.float32)}, "expected H x 7"),
         ({"goal": LabelGoal(("up",))}, "unknown label 'up'; choose one of: left, right"),
         ({"goal": LabelGoal(())}, "goal.labels is empty"),
+        ({"goal": LabelGoal("left")}, "goal.labels is one string"),
         ({"goal": LatentGoal(np.zeros((4, 7), np.float32))}, "expected 4 x 8 finite numbers"),
         ({"goal": LatentGoal(np.full((4, 8), np.nan, np.float32))}, "expected 4 x 8 finite numbers"),
         ({"previous_actions": np.zeros((4, 6), np.float32)}, "an action has 6 numbers; this robot takes 7"),

@@ -79,7 +79,9 @@ class ClipSampler:
             if not store.split(split):
                 raise UserError(
                     f"{store.path}: none of its {len(store.episodes)} episodes is {split.replace('_', '-')} when every "
-                    f"{store.folds}th from number {store.held_out_fold} is held out; record more, or change data.folds"
+                    f"{store.folds}th from number {store.held_out_fold} is held out; "
+                    f"record more, or give --set data.folds={len(store.episodes)} "
+                    f"--set data.held_out_fold={len(store.episodes) - 1}"
                 )
             raise UserError(
                 f"{store.path}: no {split.replace('_', '-')} episode has the {frames} frames that a clip needs "

@@ -203,7 +203,7 @@ class WorldModelPlanner:
         spec = self._robot.action
         full = np.zeros((len(unit), spec.dim), np.float32)
         full[:, list(spec.active)] = (self._centre + unit * self._half).numpy()
-        return np.clip(full, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
+        return np.clip(full, *spec.inner_bounds())
 
 
 def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldModelPlanner:
@@ -259,6 +259,8 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
         if not split_words(goal.text):
             raise UserError("goal.text is empty; say in words where the robot shall go")
     elif isinstance(goal, LabelGoal):
+        if isinstance(goal.labels, str):
+            raise UserError(f"goal.labels is one string; give a tuple of labels: ('{goal.labels}',)")
         if not goal.labels:
             raise UserError(f"goal.labels is empty; choose from: {', '.join(card.labels)}")
         for name in goal.labels:

@@ -117,6 +117,8 @@ def train(
     loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
 
     main = accelerator.is_main_process
+    if first and progress and main:
+        print(f"{phase.name}: goes on at step {first} of {config.steps}", flush=True)
     log = _Log(folder / "log.jsonl", first) if main else None
     bar = tqdm(
         total=config.steps, initial=first, desc=phase.name, unit="step", disable=None if progress and main else True
