@@ -24,7 +24,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #f3f5f7; color: #262d38; }
 body { font: 15px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 980px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1060px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 0 0 12px; }
 h3 { font-size: 15px; margin: 14px 0 6px; }
@@ -37,6 +37,7 @@ th, td { padding: 7px 9px; text-align: right; border-bottom: 1px solid #e8ebef; 
 th { font-weight: 600; font-size: 13px; color: #4b5563; } th:first-child, td:first-child { text-align: left; }
 th.group { border-bottom: 0; padding-bottom: 0; }
 th.group + th.group { border-left: 6px solid #fff; text-align: center; }
+table.words th, table.words td { white-space: normal; text-align: left; }
 td small { color: #6b7480; font-size: 12px; display: block; line-height: 1.25; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
 img { max-width: 100%; display: block; } img.plot { width: 760px; }

@@ -86,11 +86,10 @@ def _table(phases: dict[str, Any]) -> str:
             f"{label} {metrics[f'ap/{label}']:.2f} ({metrics[f'frequency/{label}']:.2f})" for label in labels
         )
         rows.append(
-            f"<tr><td>probe</td><td colspan=4 style='text-align:left;white-space:normal'>average precision "
-            f"per label (frequency): {html.escape(each)}</td></tr>"
+            f"<tr><td>probe</td><td colspan=4>average precision per label (frequency): {html.escape(each)}</td></tr>"
         )
     head = "".join(f"<th>{h}</th>" for h in ("phase", "metric", "value", "baseline", "training"))
-    return f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
+    return f"<div class='scroll'><table class='words'><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def _log(path: Path) -> list[Line]:
@@ -105,16 +104,19 @@ def _log(path: Path) -> list[Line]:
 
 
 def _curves(logs: dict[str, list[Line]]) -> bytes:
-    figure, axes = plt.subplots(1, len(logs), figsize=(3.2 * len(logs), 2.8), squeeze=False)
-    for axis, (name, lines) in zip(axes[0], logs.items(), strict=True):
+    rows = -(-len(logs) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3 * rows), squeeze=False)
+    for axis, (name, lines) in zip(axes.flat, logs.items(), strict=False):
         for term in (key for key in lines[0] if key not in ("step", "learning_rate", "grad_norm")):
             drawn = [(line["step"], max(line[term], 1e-6)) for line in lines if term in line]
             axis.plot(*zip(*drawn, strict=True), label=term, linewidth=1.2)
         axis.set_title(name, fontsize=10)
         axis.set_yscale("log")
-        axis.tick_params(labelsize=7)
-        axis.legend(fontsize=6, frameon=False)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=7, frameon=False)
         axis.set_xlabel("step", fontsize=8)
+    for axis in axes.flat[len(logs) :]:
+        axis.axis("off")
     return _png(figure)
 
 
