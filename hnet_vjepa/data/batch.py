@@ -58,8 +58,8 @@ class ClipSampler:
     """Draw clips of ``frames`` frames from the episodes of a split.
 
     Epoch e visits every clip once, in an order that depends on (seed, e) alone, so that a resumed run and a run on
-    another number of ranks see the same batches. ``shift`` and ``brightness``: see
-    transforms.augment. Raises UserError when no episode is long enough.
+    another number of ranks see the same batches. ``shift`` and ``brightness`` are those of
+    ``transforms.augment``. Raises UserError when no episode is long enough.
     """
 
     def __init__(

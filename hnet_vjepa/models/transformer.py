@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.models.ops import attention
@@ -18,23 +19,24 @@ def key_bias(mask: Tensor | None, log_size: Tensor | None = None) -> Tensor | No
     if mask is None:
         assert log_size is not None
         return log_size[:, None, None, :]
-    bias = mask.new_zeros(mask.shape, dtype=log_size.dtype if log_size is not None else None).float()
-    if log_size is not None:
-        bias = bias + log_size
+    bias = torch.zeros(mask.shape, device=mask.device) if log_size is None else log_size.float()
     usable = mask & ~mask.all(-1, keepdim=True)
     return bias.masked_fill(usable, float("-inf"))[:, None, None, :]
 
 
 class Attention(nn.Module):
-    """Multi-head attention from x (B x N x D) to a context (B x M x D); self-attention when there is none."""
+    """Multi-head attention from x (B x N x D) to a context (B x M x D); self-attention when there is none.
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+    Raises ValueError when ``dim`` is not a multiple of ``heads``.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.heads = heads
         self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(context_dim or dim, 2 * dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
