@@ -46,10 +46,9 @@ def store_info(task: Task, episodes: int, seed: int, drawn_with: Backend) -> Sto
 
 
 def record(task: Task, simulation: Simulation, seed: int, index: int) -> Episode:
-    """Record one episode: a seeded walk to a random start, then ``task.collect_frames`` frames of the data policy."""
+    """Record one episode: a random start, then ``task.collect_frames`` frames of the data policy."""
     rng = generator(seed)
     words = rng.spawn(1)[0]  # so that another phrasing never changes what the robot does
-    simulation.reset()
     scatter(task, simulation, rng)
     act = task.data_policy(rng)
     frames, states, actions = [simulation.frame()], [simulation.state()], []
@@ -67,7 +66,7 @@ def record(task: Task, simulation: Simulation, seed: int, index: int) -> Episode
         seed=seed,
         frames=np.stack(frames),
         actions=np.stack(actions),
-        captions=tuple(captions(before, now, words) for before, now in pairs),
+        captions=tuple(captions(before, now, words, task.subject) for before, now in pairs),
         states=np.stack(states),
         labels=np.array([[name in true for name in task.labels] for true in true_labels], np.uint8),
     )

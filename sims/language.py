@@ -1,4 +1,4 @@
-"""Sentences and labels that say where the gripper is in the picture and how it moves in it.
+"""Sentences and labels that say where the gripper (or another subject) is in the picture and how it moves in it.
 
 Everything is as seen in the picture: left, right, high and low are the picture's; near and far count along the ground,
 away from the camera. Positions are first scaled so that the workspace spans -1 to 1 in each of the three directions.
@@ -101,7 +101,9 @@ def _say(templates: tuple[str, ...], place: Placement, rng: np.random.Generator)
     return f"{sentence}, {rng.choice(NEAR_WORDS if depth == ['near'] else FAR_WORDS)}", (across, along, *depth)
 
 
-def captions(before: Placement | None, now: Placement, rng: np.random.Generator) -> tuple[str, ...]:
+def captions(
+    before: Placement | None, now: Placement, rng: np.random.Generator, subject: str = "gripper"
+) -> tuple[str, ...]:
     """Return sentences true of a frame: a description, a command that it fulfils, and the motion if there is one."""
     said = [_say(DESCRIPTIONS, now, rng)[0], _say(COMMANDS, now, rng)[0]]
     motion = motion_labels(before, now)
@@ -110,9 +112,15 @@ def captions(before: Placement | None, now: Placement, rng: np.random.Generator)
     elif motion:
         way = " and ".join(name.removeprefix("moving-") for name in motion)
         said.append(MOTIONS[int(rng.integers(len(MOTIONS)))].format(way=way))
-    return tuple(said)
+    return tuple(_about(sentence, subject) for sentence in said)
 
 
-def goal_text(place: Placement, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+def goal_text(place: Placement, rng: np.random.Generator, subject: str = "gripper") -> tuple[str, tuple[str, ...]]:
     """Return a command to go to ``place`` in a phrasing reserved for evaluation, and the labels that fulfil it."""
-    return _say(HELD_OUT_COMMANDS, place, rng)
+    sentence, required = _say(HELD_OUT_COMMANDS, place, rng)
+    return _about(sentence, subject), required
+
+
+def _about(sentence: str, subject: str) -> str:
+    """The same sentence about another subject. Templates speak of a gripper, and of it as a hand."""
+    return sentence if subject == "gripper" else sentence.replace("gripper", subject).replace("hand", subject)

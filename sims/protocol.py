@@ -13,7 +13,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, TextGoal
 from sims.language import goal_text, position_labels
 from sims.seeds import episode_seed, generator
-from sims.task import Simulation, State, Task, scatter
+from sims.task import Simulation, State, Task, scatter, walk
 
 Split = Literal["dev", "test"]  # tune on dev, report on test
 GoalKind = Literal["image", "text", "label"]
@@ -39,7 +39,7 @@ class Pair:
 
 
 def make_pair(task: Task, simulation: Simulation, split: Split, seed: int, index: int, kind: GoalKind) -> Pair:
-    """Draw one pair: from a reset the robot walks to a random start, and from there to random goals until one will do.
+    """Draw one pair: a random start, and random goals that the scripted controller goes to from there until one will do.
 
     A goal will do when it is at least ``task.min_goal_distance`` from the start and, if it is given in words or labels,
     when these are not already true at the start.
@@ -47,11 +47,11 @@ def make_pair(task: Task, simulation: Simulation, split: Split, seed: int, index
     number = episode_seed(split, seed, index)
     rng = generator(number)
     words = rng.spawn(1)[0]
-    simulation.reset()
     start_state = scatter(task, simulation, rng)
     start = simulation.save()
     for _ in range(MAX_DRAWS):
-        goal_state = scatter(task, simulation, rng)
+        simulation.restore(start)
+        goal_state = walk(task, simulation, rng)
         goal, required = _goal(task, simulation, goal_state, kind, words)
         if task.distance(start_state, goal_state) < task.min_goal_distance:
             continue
@@ -89,7 +89,7 @@ def _goal(
     if kind == "image":
         return ImageGoal(simulation.frame()), ()
     if kind == "text":
-        sentence, required = goal_text(task.place(state), words)
+        sentence, required = goal_text(task.place(state), words, task.subject)
         return TextGoal(sentence), required
     required = position_labels(task.place(state))
     return LabelGoal(required), required

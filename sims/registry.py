@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hnet_vjepa.errors import one_of
-from sims import fetch_reach
 from sims.task import Task
+from sims.tasks import fetch_reach
 
 TASKS: dict[str, Task] = {task.name: task for task in (fetch_reach.TASK,)}
 

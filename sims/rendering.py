@@ -141,15 +141,48 @@ def assume(chosen: Backend) -> None:
     log.info("drawing with %s", chosen)
 
 
-def open_camera(model: Any, data: Any, view: View, height: int, width: int, use: Backend) -> Camera:
+@dataclass(frozen=True)
+class Decorated:
+    """A camera in whose pictures coloured discs are drawn: N x 6 of column, row, radius (shares of the size), colour."""
+
+    camera: Camera
+    discs: NDArray[np.float64]
+
+    def render(self) -> NDArray[np.uint8]:
+        picture = self.camera.render().copy()
+        draw_discs(picture, self.discs)
+        return picture
+
+    def close(self) -> None:
+        self.camera.close()
+
+
+def draw_discs(picture: NDArray[np.uint8], discs: NDArray[np.float64]) -> None:
+    """Draw discs into a picture (H x W x 3), in place: N x 6 of column, row, radius (shares of the size), colour."""
+    height, width = picture.shape[:2]
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    for column, row, radius, *colour in discs:
+        inside = np.hypot(columns - column * width, rows - row * height) < radius * width
+        picture[inside] = (np.array(colour) * 255).astype(np.uint8)
+
+
+def open_camera(
+    model: Any,
+    data: Any,
+    view: View,
+    height: int,
+    width: int,
+    use: Backend,
+    distractors: NDArray[np.float64] | None = None,
+) -> Camera:
     """Open a camera on a MuJoCo model and its data. ``use``: what ``backend()`` chose.
 
-    Geoms of HIDDEN_GROUP are not drawn. The caller runs mj_forward before each picture.
+    Geoms of HIDDEN_GROUP are not drawn. The caller runs mj_forward before each picture. ``distractors``: discs to draw
+    over the pictures, as Decorated takes them.
     """
     model.vis.global_.fovy = view.fovy
-    if use == "raycast":
-        return RayCaster(model, data, view, height, width)
-    return GlCamera(model, data, view, height, width)
+    camera: Camera = (RayCaster if use == "raycast" else GlCamera)(model, data, view, height, width)
+    return camera if distractors is None or not len(distractors) else Decorated(camera, distractors)
 
 
 class GlCamera:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.language import LABELS, Placement
+from sims.variation import FACTORS, Factor, Variation
 
 State = NDArray[np.float32]  # S numbers, named by Task.states
 Action = NDArray[np.float32]  # dim numbers in the robot's own units
@@ -44,6 +45,10 @@ class Simulation(Protocol):
         """Go back exactly to what ``save`` returned."""
         ...
 
+    def vary(self, variation: Variation) -> None:
+        """Depart from how training looked and felt; strength 0 goes back. Called with factors of Task.factors only."""
+        ...
+
     def close(self) -> None:
         """Give up the graphics context."""
         ...
@@ -54,8 +59,12 @@ class Task:
     """A simulated robot, its camera, how data is collected with it and what counts as success.
 
     ``data_policy(rng)`` makes the controller that collects one episode; ``sample_goal(rng)`` draws a state to go to;
-    ``controller(goal)`` makes the scripted controller that goes there knowing the true state (the ceiling);
-    ``distance(state, goal)`` is in metres; ``place(state)`` says where the robot is as seen in the picture.
+    ``controller(goal)`` makes the scripted controller that goes there knowing the true state (the ceiling): where an
+    object must be moved, it moves it. ``distance(state, goal)`` is 0 or more, in ``unit``, and all that success looks
+    at: a task with two conditions returns the worse of the two, each as a share of what is allowed.
+    ``place(state)`` says where ``subject`` is as seen in the picture.
+    ``start(simulation, rng)`` puts robot and objects into a random configuration after a reset, where more than a walk
+    of the robot to a random goal is needed.
     """
 
     name: str
@@ -70,16 +79,22 @@ class Task:
     controller: Callable[[State], Controller]
     distance: Callable[[State, State], float]
     place: Callable[[State], Placement]
+    start: Callable[[Simulation, np.random.Generator], None] | None = None
+    subject: str = "gripper"
     labels: tuple[str, ...] = LABELS
-    tolerances: tuple[float, ...] = (0.05, 0.03, 0.02)  # metres, from loose to strict
-    min_goal_distance: float = 0.08  # metres between an evaluation's start and its goal
+    unit: str = "m"
+    tolerances: tuple[float, ...] = (0.05, 0.03, 0.02)  # in ``unit``, from loose to strict
+    min_goal_distance: float = 0.08  # between an evaluation's start and its goal
     collect_frames: int = 26
     settle_steps: int = 14  # scripted steps that reach any configuration of the workspace
     evaluation_steps: int = 15
+    interval: int = 1  # steps of the underlying environment in one action
+    factors: tuple[Factor, ...] = FACTORS
+    extra: str = ""  # the optional dependency group that it needs
 
 
-def scatter(task: Task, simulation: Simulation, rng: np.random.Generator) -> State:
-    """Move from where the robot is to a random configuration of the workspace, and return the state there.
+def walk(task: Task, simulation: Simulation, rng: np.random.Generator) -> State:
+    """Let the scripted controller go from where things are to a random goal, and return the state there.
 
     The robot goes there by itself, so that the configuration is one it can be in; an arm with more joints than it needs
     arrives in different postures.
@@ -87,4 +102,13 @@ def scatter(task: Task, simulation: Simulation, rng: np.random.Generator) -> Sta
     control = task.controller(task.sample_goal(rng))
     for _ in range(task.settle_steps):
         simulation.step(control(simulation.state()))
+    return simulation.state()
+
+
+def scatter(task: Task, simulation: Simulation, rng: np.random.Generator) -> State:
+    """Reset, go to a random configuration of the workspace, and return the state there."""
+    simulation.reset()
+    if task.start is None:
+        return walk(task, simulation, rng)
+    task.start(simulation, rng)
     return simulation.state()

@@ -12,12 +12,12 @@ import pytest
 
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from sims import fetch_reach
 from sims.collect import collect, record
 from sims.language import HELD_OUT_TEMPLATES, LABELS, motion_labels, position_labels
 from sims.registry import get_task
 from sims.seeds import domain_of, episode_seed, generator
 from sims.task import scatter
+from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK
 EPISODES = 27  # two shards, the second one short

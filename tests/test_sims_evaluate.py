@@ -30,13 +30,13 @@ from hnet_vjepa.planning.protocols import (
     TextGoal,
 )
 from planner_service.client import PlanError
-from sims import fetch_reach
 from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
 from sims.policies import Answer, PlannerPolicy, RandomPolicy, ScriptedPolicy, check_card, local_planner, remote_planner
 from sims.protocol import Pair, fulfils, make_pair, make_pairs, refuse_evaluation_data
 from sims.report import Section, render_report
 from sims.seeds import domain_of, episode_seed, generator
 from sims.task import scatter
+from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK
 CARD = ModelCard(

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims import fetch_reach, rendering
+from sims import rendering
 from sims.language import position_labels
 from sims.rendering import HIDDEN_GROUP, RayCaster, View, open_camera
 from sims.seeds import generator
 from sims.task import scatter
+from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK
 FINGERS = ("robot0:r_gripper_finger_link", "robot0:l_gripper_finger_link")
@@ -109,7 +110,7 @@ def test_the_ray_caster_misses_nothing_that_single_rays_hit(robot: fetch_reach.F
 def test_the_ray_caster_works_without_any_graphics_library() -> None:
     code = (
         "import numpy as np\n"
-        "from sims.fetch_reach import FetchReach\n"
+        "from sims.tasks.fetch_reach import FetchReach\n"
         "from sims.rendering import backend\n"
         "assert backend() == 'raycast', backend()\n"
         "robot = FetchReach(); first = robot.frame()\n"

@@ -15,11 +15,12 @@ import pytest
 from benchmarks import render
 from hnet_vjepa.errors import UserError
 from sims import evaluate as evaluation
-from sims import fetch_reach, training
+from sims import training
 from sims.baselines import FACTS, compared
 from sims.protocol import make_pair
 from sims.report import Section
 from sims.task import Simulation
+from sims.tasks import fetch_reach
 from sims.training import read_run, training_sections
 from tests.test_sims_evaluate import StandIn, command
 

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.language import Placement
-from sims.rendering import HIDDEN_GROUP, View, backend, open_camera
+from sims.rendering import HIDDEN_GROUP, View, backend
+from sims.scene import Scene
 from sims.task import Action, Controller, State, Task
+from sims.variation import Variation
 
 REACH = (
     0.05  # metres that the environment asks of the arm for an action of 1; the gripper does about two thirds in a step
@@ -39,16 +41,13 @@ class FetchReach:
         chosen = backend()
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # notices about other environments
             warnings.simplefilter("ignore")
-            import mujoco
             from gymnasium_robotics.envs.fetch.reach import MujocoFetchReachEnv
-        self._mujoco = mujoco
         self._env = MujocoFetchReachEnv()
         self._env.reset(seed=0)
         self._model, self._data = self._env.model, self._env.data
         self._dress()
         self._site = self._data.site("robot0:grip")
-        self._camera = open_camera(self._model, self._data, VIEW, CAMERA.height, CAMERA.width, chosen)
-        self._size = mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._scene = Scene(self._model, self._data, VIEW, CAMERA, chosen)
         self._initial = self.save()
 
     def _dress(self) -> None:
@@ -73,25 +72,22 @@ class FetchReach:
         self._env._step_callback()  # ends with mj_forward: without it positions would be one substep old
 
     def frame(self) -> NDArray[np.uint8]:
-        return self._camera.render()
+        return self._scene.frame()
 
     def state(self) -> State:
         return np.asarray(self._site.xpos, np.float32).copy()
 
     def save(self) -> NDArray[np.float64]:
-        saved = np.empty(self._size)
-        self._mujoco.mj_getState(self._model, self._data, saved, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        return saved
+        return self._scene.save()
 
     def restore(self, saved: NDArray[np.float64]) -> None:
-        kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        self._mujoco.mj_setState(self._model, self._data, saved, kind)
-        self._mujoco.mj_forward(self._model, self._data)
-        # The solver's warm start is part of the state, and mj_forward has just replaced it.
-        self._mujoco.mj_setState(self._model, self._data, saved, kind)
+        self._scene.restore(saved)
+
+    def vary(self, variation: Variation) -> None:
+        self._scene.vary(variation)
 
     def close(self) -> None:
-        self._camera.close()
+        self._scene.close()
         self._env.close()
 
 

@@ -1,0 +1,1 @@
+"""The simulated robots, one file each. ``sims/registry.py`` names them."""
