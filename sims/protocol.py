@@ -39,7 +39,7 @@ class Pair:
 
 
 def make_pair(task: Task, simulation: Simulation, split: Split, seed: int, index: int, kind: GoalKind) -> Pair:
-    """Draw one pair: a random start, and random goals that the scripted controller goes to from there until one will do.
+    """Draw one pair: a random start, and goals that the scripted controller reaches from there until one will do.
 
     A goal will do when it is at least ``task.min_goal_distance`` from the start and, if it is given in words or labels,
     when these are not already true at the start.

@@ -143,7 +143,7 @@ def assume(chosen: Backend) -> None:
 
 @dataclass(frozen=True)
 class Decorated:
-    """A camera in whose pictures coloured discs are drawn: N x 6 of column, row, radius (shares of the size), colour."""
+    """A camera with coloured discs in its pictures: N x 6 of column, row, radius (shares of the size), colour."""
 
     camera: Camera
     discs: NDArray[np.float64]
