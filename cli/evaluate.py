@@ -1,4 +1,4 @@
-"""``hnet evaluate``: check a planner in simulation."""
+"""``hnet evaluate``: check a planner in simulation, or a checkpoint on recordings."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def evaluate(
     task: Annotated[str, typer.Option(help="Which simulated robot; 'hnet sims list' shows them.")] = "fetch-reach",
     url: Annotated[str | None, typer.Option(help="A running planner service, as the robot would use it.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Or a checkpoint, planned with in this process.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Score --checkpoint on the held-out episodes of this data set instead; no simulation."),
+    ] = None,
     episodes: Annotated[
         int, typer.Option(help="Pairs of a start and a goal; 100 give an interval of +-10 points.")
     ] = 100,
@@ -30,6 +34,32 @@ def evaluate(
     goal: Annotated[
         Literal["image", "text", "label"], typer.Option(help="How the planner is told where to go.")
     ] = "image",
+    distance: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Take goals from episodes of the data policy, this many steps of the environment after the start: "
+            "25 is how the literature asks. Without it, the task's own goals.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Actions per episode; by default the task's own number, with --distance twice as many steps as that.",
+        ),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Play the same pairs again with one thing at rising strengths: light, camera, colours, distractors, "
+            "friction, or all. May be given several times; each takes about as long as four evaluations."
+        ),
+    ] = None,
+    no_manifest: Annotated[
+        bool,
+        typer.Option("--no-manifest", help="Do not insist that the pairs are those written down for this task."),
+    ] = False,
     deadline_ms: Annotated[
         float | None, typer.Option(min=1, help="Take the best plan found after this many milliseconds.")
     ] = None,
@@ -44,41 +74,97 @@ def evaluate(
         Path, typer.Option(help="Directory for result.json, table.txt, rollout.gif and report.html.")
     ] = Path("outputs/evaluation"),
 ) -> None:
-    """Let a planner reach goals in simulation, beside random actions and a scripted controller on the same goals.
+    """Let a planner reach goals in simulation, beside random actions and ceilings on the same goals.
 
-    Prints success ever and at the end with 95 % intervals and the plan latency, and writes a report with films.
-    Example: hnet evaluate --checkpoint outputs/action --episodes 100
+    Prints success ever, at the end and held over the last three actions with 95 % intervals, whether the model's energy
+    ranks states by true distance, and the plan latency; and writes a report with films. The ceilings are a scripted
+    controller and, with --distance, the recorded actions themselves.
+
+    Examples:
+
+    hnet evaluate --checkpoint outputs/action --episodes 100
+
+    hnet evaluate --checkpoint outputs/action --distance 25      # goals 25 steps away, 50 steps to get there
+
+    hnet evaluate --checkpoint outputs/action --vary light --vary camera
+
+    hnet evaluate --checkpoint outputs/action --data data/mine   # a robot without a simulator
     """
     from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
     from sims import evaluate as evaluation
-    from sims.policies import Policy, RandomPolicy, ScriptedPolicy, check_card
-    from sims.protocol import make_pairs
+    from sims.manifest import check_pairs
+    from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
+    from sims.protocol import budget, make_pairs
     from sims.registry import get_task
     from sims.report import render_report, rollout_film
+    from sims.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
     from sims.training import CHUNKS, read_run, training_sections
 
+    if data is not None:
+        _score_recordings(data, checkpoint, url, out)
+        return
     chosen = get_task(task)
+    factors = chosen_factors(chosen, vary or ())
     run = read_run(training) if training is not None else None
     with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
         check_card(chosen, card, goal)
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(chosen.open()) as simulation:
-            pairs = make_pairs(chosen, simulation, split, seed, episodes, goal)
-            policies: list[Policy] = [RandomPolicy(chosen), policy, ScriptedPolicy(chosen)]
-            result = evaluation.evaluate(chosen, simulation, policies, pairs, split, seed, goal, conditions)
-            # What was measured comes first: nothing that goes wrong with the report may lose it.
+            pairs = make_pairs(chosen, simulation, split, seed, episodes, goal, distance)
+            known = "not compared" if no_manifest else check_pairs(chosen, pairs, split, seed, goal, distance)
+            random = RandomPolicy(chosen)
+            policies: list[Policy] = [random, policy]
+            policies += [] if distance is None else [ReplayPolicy(chosen)]
+            result = evaluation.evaluate(
+                chosen,
+                simulation,
+                [*policies, ScriptedPolicy(chosen)],
+                pairs,
+                split,
+                seed,
+                goal,
+                {**conditions, "pairs": known},
+                steps=budget(chosen, distance) if steps is None else steps,
+                distance=distance,
+            )
+            # What was measured comes first: nothing that goes wrong with the rest may lose it.
             table = evaluation.as_text(result)
             print(table)
             write_json_atomic(out / "result.json", evaluation.to_json(result))
             write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
+            varied = [sweep(chosen, simulation, factor, policy, random, pairs, result) for factor in factors]
+            if varied:
+                table = f"{table}\n{sweeps_as_text(varied)}"
+                print(sweeps_as_text(varied))
+                write_json_atomic(
+                    out / "result.json", {**evaluation.to_json(result), "variation": sweeps_to_json(varied)}
+                )
+                write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
             extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
-    write_bytes_atomic(out / "rollout.gif", rollout_film(result.method(policy.name).rollouts[0], pairs))
+    film = rollout_film(result.method(policy.name).rollouts[0], pairs, chosen.unit)
+    write_bytes_atomic(out / "rollout.gif", film)
     for section in extra:
         if section.title == CHUNKS and isinstance(section.body, bytes):
             write_bytes_atomic(out / "chunks.png", section.body)
-    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra))
+    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra, varied))
     print(f"report: {out / 'report.html'}")
+
+
+def _score_recordings(data: Path, checkpoint: Path | None, url: str | None, out: Path) -> None:
+    """Score a checkpoint on held-out recordings; print the table and write it with result.json."""
+    from hnet_vjepa.checkpoint import load_checkpoint
+    from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
+    from sims import recorded
+
+    if checkpoint is None or url is not None:
+        raise UserError("--data scores what a model expects of recordings; give --checkpoint with it, and no --url")
+    loaded = load_checkpoint(checkpoint)
+    result = recorded.score(loaded, recorded.open_recordings(data, loaded))
+    table = recorded.as_text(result)
+    print(table)
+    write_json_atomic(out / "result.json", recorded.to_json(result))
+    write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
 
 
 @contextlib.contextmanager

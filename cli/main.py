@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import typer
 
-from cli import data, doctor, evaluate, serve, sims, train
+from cli import data, diagnose, doctor, evaluate, serve, sims, train
 from hnet_vjepa.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(sims.app, name="sims")
 app.command("train")(train.train)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
+app.command("diagnose")(diagnose.diagnose)
 app.command("doctor")(doctor.doctor)
 
 

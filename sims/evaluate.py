@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,21 @@ from tqdm import tqdm
 from sims.policies import Observation, Policy
 from sims.protocol import GoalKind, Pair, Split, fulfils
 from sims.rendering import backend
-from sims.statistics import PairedDifference, Rate, paired_difference, percentiles, wilson
+from sims.statistics import (
+    Estimate,
+    PairedDifference,
+    Rate,
+    bootstrap_median,
+    paired_difference,
+    percentiles,
+    spearman,
+    wilson,
+)
 from sims.task import Simulation, Task
 
 FILMED = 200  # episodes of a method of which the frames are kept, to choose successes and failures from
+HELD = 3  # actions at the end of an episode after each of which the criterion must be met
+BOUNDS = ("random", "replay", "scripted")  # methods that are no models: floor and ceilings
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,12 @@ class Rollout:
 
     pair: int
     seed: int
-    distances: tuple[float, ...]  # N + 1, metres to the goal's configuration
+    distances: tuple[float, ...]  # N + 1, to the goal, in the task's unit
     met: tuple[tuple[bool, ...], ...]  # N + 1 x criteria
     plan_ms: tuple[float, ...]  # N, or none for methods that do not plan
     server_ms: dict[str, float]  # means over the steps, as the server says
     believed: tuple[bool, ...]  # N, whether the method said 'reached' before the action
+    energies: tuple[float, ...] = ()  # N, what the model took the distance for before the action; or none
     frames: NDArray[np.uint8] | None = None  # N + 1 x H x W x 3
 
     def ever(self, criterion: int) -> bool:
@@ -41,6 +53,14 @@ class Rollout:
     def end(self, criterion: int) -> bool:
         """Whether the criterion was met after the last action."""
         return self.met[-1][criterion]
+
+    def held(self, criterion: int) -> bool:
+        """Whether the criterion was met after each of the last three actions (of all, where there were fewer)."""
+        return all(row[criterion] for row in self.met[1:][-HELD:])
+
+    def rank_correlation(self) -> float:
+        """Spearman's correlation of energy and true distance over the steps; NaN when there is nothing to rank."""
+        return spearman(self.energies, self.distances[:-1]) if self.energies else float("nan")
 
 
 @dataclass(frozen=True)
@@ -52,19 +72,34 @@ class MethodResult:
 
     def ever(self, criterion: int) -> Rate:
         """Share of episodes that met the criterion at some step, with its 95 % interval."""
-        return wilson(sum(r.ever(criterion) for r in self.rollouts), len(self.rollouts))
+        return self._rate(r.ever(criterion) for r in self.rollouts)
 
     def end(self, criterion: int) -> Rate:
         """Share of episodes that met the criterion at the end, with its 95 % interval."""
-        return wilson(sum(r.end(criterion) for r in self.rollouts), len(self.rollouts))
+        return self._rate(r.end(criterion) for r in self.rollouts)
+
+    def held(self, criterion: int) -> Rate:
+        """Share of episodes that met the criterion after each of the last three actions, with its 95 % interval."""
+        return self._rate(r.held(criterion) for r in self.rollouts)
+
+    def rates(self, criterion: int) -> dict[str, Rate]:
+        """Success ever, at the end, and held."""
+        return {"ever": self.ever(criterion), "end": self.end(criterion), "held": self.held(criterion)}
 
     def latencies(self) -> list[float]:
         """Milliseconds of every plan of every episode; empty when the method does not plan."""
         return [ms for r in self.rollouts for ms in r.plan_ms]
 
     def final_distances(self) -> list[float]:
-        """Metres to the goal after the last action, of every episode."""
+        """Distance to the goal after the last action, of every episode, in the task's unit."""
         return [r.distances[-1] for r in self.rollouts]
+
+    def rank_correlation(self) -> Estimate | None:
+        """Rank correlation of energy and true distance: median over the episodes; None without energies."""
+        return bootstrap_median([r.rank_correlation() for r in self.rollouts])
+
+    def _rate(self, successes: Iterable[bool]) -> Rate:
+        return wilson(sum(successes), len(self.rollouts))
 
 
 @dataclass(frozen=True)
@@ -75,8 +110,11 @@ class EvaluationResult:
     split: Split
     seed: int
     goal: GoalKind
+    distance: int | None  # steps of the environment to the goal, where goals were taken from episodes
     criteria: tuple[str, ...]
+    unit: str  # of distances
     steps: int
+    excluded: int  # draws given up because start and goal were too near
     methods: tuple[MethodResult, ...]
     conditions: dict[str, str]
 
@@ -84,18 +122,48 @@ class EvaluationResult:
         """Return the results of one method."""
         return next(m for m in self.methods if m.name == name)
 
+    @property
+    def main(self) -> MethodResult:
+        """The method that the evaluation is about: the first that is neither floor nor ceiling, else the last."""
+        return next((m for m in self.methods if m.name not in BOUNDS), self.methods[-1])
+
     def compare(self, first: str, second: str, criterion: int) -> PairedDifference:
         """Compare two methods' successes at the end, pair by pair."""
         a, b = self.method(first).rollouts, self.method(second).rollouts
         return paired_difference([r.end(criterion) for r in a], [r.end(criterion) for r in b])
 
+    def rank_correlation(self, method: MethodResult) -> Estimate | None:
+        """A method's rank correlation. None for words and labels: they name a region, not the one goal state."""
+        return method.rank_correlation() if self.goal == "image" else None
 
-def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, film: bool) -> Rollout:
-    """Play one pair for ``task.evaluation_steps`` actions and measure after each."""
+
+def shown_in(unit: str) -> tuple[float, str]:
+    """Factor and unit in which people read a distance: centimetres for metres; without a unit, what is allowed is 1."""
+    return (100.0, "cm") if unit == "m" else (1.0, unit or "x allowed")
+
+
+def in_unit(what: str, unit: str) -> str:
+    """A heading with the unit in which people read it: 'distance [cm]'."""
+    return f"{what} [{shown_in(unit)[1]}]"
+
+
+def length(value: float, unit: str) -> str:
+    """A distance as text, for instance '5 cm' for 0.05 m."""
+    factor, name = shown_in(unit)
+    return f"{factor * value:.3g} {name}"
+
+
+def criteria_of(task: Task, kind: GoalKind) -> tuple[str, ...]:
+    """Name what counts as success: distances for image goals, for others that what was said is true."""
+    return tuple(length(t, task.unit) for t in task.tolerances) if kind == "image" else ("as told",)
+
+
+def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, steps: int, film: bool) -> Rollout:
+    """Play one pair for ``steps`` actions and measure after each."""
     simulation.restore(pair.start)
     act = policy.begin(pair)
     frames, states, decisions = [simulation.frame()], [simulation.state()], []
-    for _ in range(task.evaluation_steps):
+    for _ in range(steps):
         decision = act(Observation(np.stack(frames), states[-1]))
         simulation.step(decision.action)
         decisions.append(decision)
@@ -111,6 +179,7 @@ def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, fil
         plan_ms=tuple(d.plan_ms for d in decisions if d.plan_ms is not None),
         server_ms={key: float(np.mean([s[key] for s in server])) for key in (server[0] if server else ())},
         believed=tuple(d.reached for d in decisions),
+        energies=tuple(d.energy for d in decisions if d.energy is not None),
         frames=np.stack(frames) if film else None,
     )
 
@@ -121,9 +190,25 @@ def _met(task: Task, pair: Pair, state: NDArray[np.float32], distance: float) ->
     return tuple(distance <= tolerance for tolerance in task.tolerances)
 
 
-def criteria_of(task: Task, kind: GoalKind) -> tuple[str, ...]:
-    """Name what counts as success: distances for image goals, for others that what was said is true."""
-    return tuple(f"{100 * t:g} cm" for t in task.tolerances) if kind == "image" else ("as told",)
+def play(
+    task: Task,
+    simulation: Simulation,
+    policy: Policy,
+    pairs: Sequence[Pair],
+    steps: int,
+    filmed: int = 0,
+    progress: bool = True,
+) -> MethodResult:
+    """Let one policy play every pair, one episode after another so that latencies are those of a single robot.
+
+    The first plan is asked once before and thrown away: it pays for what is set up only once. ``filmed``: of how many
+    episodes the frames are kept.
+    """
+    simulation.restore(pairs[0].start)
+    policy.begin(pairs[0])(Observation(simulation.frame()[None], simulation.state()))
+    bar = tqdm(pairs, desc=policy.name, unit="episode", disable=not progress)
+    rollouts = (roll_out(task, simulation, policy, pair, steps, film=i < filmed) for i, pair in enumerate(bar))
+    return MethodResult(policy.name, tuple(rollouts))
 
 
 def evaluate(
@@ -136,27 +221,27 @@ def evaluate(
     kind: GoalKind,
     conditions: dict[str, str] | None = None,
     progress: bool = True,
+    steps: int | None = None,
+    distance: int | None = None,
 ) -> EvaluationResult:
-    """Let every policy play every pair, one episode after another so that latencies are those of a single robot.
+    """Let every policy play every pair.
 
-    The first plan of each policy is asked once before and thrown away: it pays for what is set up only once.
-    ``conditions``: what else a reader must know (model, server).
+    ``conditions``: what else a reader must know (model, server). ``steps``: actions per episode, by default the task's.
+    ``distance``: what the pairs were drawn with.
     """
-    methods = []
-    for policy in policies:
-        simulation.restore(pairs[0].start)
-        policy.begin(pairs[0])(Observation(simulation.frame()[None], simulation.state()))
-        bar = tqdm(pairs, desc=policy.name, unit="episode", disable=not progress)
-        rollouts = tuple(roll_out(task, simulation, policy, pair, film=i < FILMED) for i, pair in enumerate(bar))
-        methods.append(MethodResult(policy.name, rollouts))
+    steps = task.evaluation_steps if steps is None else steps
+    methods = tuple(play(task, simulation, policy, pairs, steps, FILMED, progress) for policy in policies)
     return EvaluationResult(
         task=task.name,
         split=split,
         seed=seed,
         goal=kind,
+        distance=distance,
         criteria=criteria_of(task, kind),
-        steps=task.evaluation_steps,
-        methods=tuple(methods),
+        unit=task.unit,
+        steps=steps,
+        excluded=sum(pair.excluded for pair in pairs),
+        methods=methods,
         conditions={
             **(conditions or {}),
             "renderer": backend(),
@@ -166,12 +251,24 @@ def evaluate(
     )
 
 
+ASKED = ("task", "split", "seed", "goal", "distance", "criteria", "unit", "steps", "excluded", "conditions")
+
+
 def to_json(result: EvaluationResult) -> dict[str, Any]:
-    """Return a result as plain JSON values, without frames: a summary per method, then every episode."""
+    """Return a result as plain JSON values, without frames: summaries, comparisons, then every episode."""
+    main = result.main
     return {
-        "format": 1,
-        **{key: getattr(result, key) for key in ("task", "split", "seed", "goal", "criteria", "steps", "conditions")},
+        "format": 2,
+        **{key: getattr(result, key) for key in ASKED},
         "summary": {m.name: summary(result, m) for m in result.methods},
+        "comparisons": {
+            other.name: {
+                criterion: asdict(result.compare(main.name, other.name, i))
+                for i, criterion in enumerate(result.criteria)
+            }
+            for other in result.methods
+            if other is not main
+        },
         "episodes": {
             m.name: [{key: getattr(r, key) for key in Rollout.__annotations__ if key != "frames"} for r in m.rollouts]
             for m in result.methods
@@ -180,42 +277,61 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
 
 
 def summary(result: EvaluationResult, method: MethodResult) -> dict[str, Any]:
-    """Return a method's success rates with intervals, final distance and latency as plain JSON values."""
-    latencies = method.latencies()
+    """Return a method's success rates with intervals, final distance, latency and rank correlation for JSON."""
+    latencies, correlation = method.latencies(), result.rank_correlation(method)
     return {
         "episodes": len(method.rollouts),
         "success": {
-            name: {"ever": asdict(method.ever(i)), "end": asdict(method.end(i))}
+            name: {when: asdict(rate) for when, rate in method.rates(i).items()}
             for i, name in enumerate(result.criteria)
         },
-        "final_distance_m": dict(
+        "final_distance": dict(
             zip(("p25", "p50", "p75"), percentiles(method.final_distances(), (25, 50, 75)), strict=True)
         ),
+        "rank_correlation": None if correlation is None else asdict(correlation),
         "plan_ms": dict(zip(("p50", "p95", "p99"), percentiles(latencies, (50, 95, 99)), strict=True))
         if latencies
         else None,
     }
 
 
+def about(result: EvaluationResult) -> str:
+    """What was asked, in one line: '100 image goals 25 steps away (test, seed 0), 50 actions'."""
+    away = "" if result.distance is None else f" {result.distance} steps away"
+    count = len(result.methods[0].rollouts)
+    return f"{count} {result.goal} goals{away} ({result.split}, seed {result.seed}), {result.steps} actions"
+
+
 def as_text(result: EvaluationResult) -> str:
     """Return the table of a result for a terminal: success in per cent with its 95 % interval, plan latency in ms."""
-    head = ["method", *(f"{c} {when}" for c in result.criteria for when in ("ever", "end")), "plan p50/p95/p99 [ms]"]
-    rows = [head]
+    rows = [["method", "criterion", "ever", "end", "held", "rank corr.", "plan p50/p95/p99 [ms]"]]
     for method in result.methods:
-        rates = [rate for i in range(len(result.criteria)) for rate in (method.ever(i), method.end(i))]
-        plans = method.latencies()
-        rows.append(
-            [
-                method.name,
-                *(f"{100 * r.value:.0f} [{100 * r.low:.0f}, {100 * r.high:.0f}]" for r in rates),
-                " / ".join(f"{ms:.1f}" for ms in percentiles(plans, (50, 95, 99))) if plans else "-",
-            ]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    count = len(result.methods[0].rollouts)
-    title = (
-        f"{result.task}, {count} {result.goal} goals ({result.split}, seed {result.seed}): success in % [95 % interval]"
-    )
-    return "\n".join(
-        [title, *("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)]
-    )
+        plans, correlation = method.latencies(), result.rank_correlation(method)
+        more = [
+            "-" if correlation is None else f"{correlation.median:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]",
+            " / ".join(f"{ms:.1f}" for ms in percentiles(plans, (50, 95, 99))) if plans else "-",
+        ]
+        for i, criterion in enumerate(result.criteria):
+            rates = [_per_cent(rate) for rate in method.rates(i).values()]
+            rows.append([method.name, criterion, *rates, *more] if i == 0 else ["", criterion, *rates, "", ""])
+    title = f"{result.task}, {about(result)}: success in % [95 % interval]"
+    main, first = result.main, result.criteria[0]
+    notes = []
+    for other in (m for m in result.methods if m is not main):
+        pair = result.compare(main.name, other.name, 0)
+        interval = f"{100 * pair.difference:+.0f} points [{100 * pair.low:+.0f}, {100 * pair.high:+.0f}]"
+        notes.append(f"{main.name} against {other.name}, {first} at the end: {interval}, p = {pair.p_value:.2g}")
+    if result.excluded:
+        drawn = result.excluded + len(result.main.rollouts)
+        notes.append(f"{result.excluded} of {drawn} draws were excluded: goal too near to the start, or true there")
+    return "\n".join([title, *columns(rows), *notes])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows of equal length as lines of aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _per_cent(rate: Rate) -> str:
+    return f"{100 * rate.value:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"

@@ -89,7 +89,7 @@ def _place_words(place: Placement, rng: np.random.Generator) -> str:
     if vertical and across != "centre" and rng.random() < 0.3:
         return f"{vertical} {across} corner"
     far = "far " if not vertical and abs(place.right) > EXTREME and rng.random() < 0.5 else ""
-    return f"{far}{vertical} {across}".strip()
+    return f"{far}{vertical}{' ' if vertical else ''}{across}"
 
 
 def _say(templates: tuple[str, ...], place: Placement, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:

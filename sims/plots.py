@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.ticker import MaxNLocator
 
-from sims.evaluate import EvaluationResult, MethodResult
-from sims.statistics import percentiles
+from sims.evaluate import EvaluationResult, MethodResult, in_unit, length, shown_in
+from sims.robustness import STRENGTHS, Sweep
+from sims.statistics import Rate, percentiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"random": "#9aa3ad", "scripted": "#2f9e63"}
+    from sims.diagnose import Diagnosis
+
+COLOURS = {"random": "#9aa3ad", "scripted": "#2f9e63", "replay": "#7cc4a0"}
 OTHERS = ("#2563c9", "#d9622b", "#8b4bb8", "#b8952f")
+RANKS = {"rank_real": "real pictures", "rank_imagined": "imagined"}
+FACTOR_COLOURS = (*OTHERS, "#c4477f")
 
 
 def colour(result: EvaluationResult, name: str) -> str:
@@ -28,16 +34,18 @@ def colour(result: EvaluationResult, name: str) -> str:
 def distances(result: EvaluationResult, tolerances: tuple[float, ...]) -> bytes:
     """Plot the distance to the goal over the steps: median and quartiles of each method, tolerances as lines."""
     figure, axes = _axes((7.2, 3.7))
+    factor, _ = shown_in(result.unit)
     for method in result.methods:
-        rows = 100 * np.array([r.distances for r in method.rollouts])
+        rows = factor * np.array([r.distances for r in method.rollouts])
         low, middle, high = np.percentile(rows, [25, 50, 75], axis=0)
         steps = np.arange(rows.shape[1])
         axes.fill_between(steps, low, high, color=colour(result, method.name), alpha=0.16, linewidth=0)
         axes.plot(steps, middle, color=colour(result, method.name), linewidth=2, label=method.name)
     for tolerance in tolerances:
-        axes.axhline(100 * tolerance, color="#b6bcc4", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.text(result.steps, 100 * tolerance, f" {100 * tolerance:g} cm", va="center", fontsize=7, color="#6b7480")
-    axes.set(xlabel="step", ylabel="distance to the goal [cm]", xlim=(0, result.steps), ylim=(0, None))
+        axes.axhline(factor * tolerance, color="#b6bcc4", linewidth=0.8, linestyle=(0, (4, 3)))
+        name = f" {length(tolerance, result.unit)}"
+        axes.text(result.steps, factor * tolerance, name, va="center", fontsize=7, color="#6b7480")
+    axes.set(xlabel="step", ylabel=in_unit("distance to the goal", result.unit), xlim=(0, result.steps), ylim=(0, None))
     _legend(axes)
     return _png(figure)
 
@@ -79,6 +87,68 @@ def latencies(result: EvaluationResult, method: MethodResult, control_ms: float)
             fontsize=8,
             color="#262d38",
         )
+    return _png(figure)
+
+
+def sweeps(factors: Sequence[Sweep]) -> bytes:
+    """Plot success over the strength of each factor with its intervals; the random floor is grey."""
+    figure, axes = _axes((7.2, 3.7))
+    for i, factor in enumerate(factors):
+        shift = 0.008 * (i - (len(factors) - 1) / 2)  # so that intervals do not hide each other
+        _rates(axes, factor.planner, FACTOR_COLOURS[i % len(FACTOR_COLOURS)], shift, factor.factor)
+        _rates(axes, factor.random, COLOURS["random"], shift, "random" if i == 0 else None)
+    axes.set(xlabel="strength (0: as trained)", ylabel="success at the end [%]", xlim=(-0.04, 1.04), ylim=(0, 103))
+    _legend(axes)
+    axes.set_xticks(STRENGTHS)
+    return _png(figure)
+
+
+def _rates(axes: Axes, rates: Sequence[Rate], tint: str, shift: float, label: str | None) -> None:
+    values = np.array([[r.value, r.value - r.low, r.high - r.value] for r in rates]).T * 100
+    axes.errorbar(
+        np.array(STRENGTHS) + shift,
+        values[0],
+        yerr=np.abs(values[1:]),
+        label=label,
+        color=tint,
+        linewidth=2,
+        elinewidth=1,
+        capsize=2,
+        marker="o",
+        markersize=4,
+    )
+
+
+def diagnosis(found: Diagnosis, names: Mapping[str, str]) -> bytes:
+    """Plot imagination over the steps, what candidates and plan came to, and how well the energy ranks.
+
+    ``names``: the distances of a pair, and what to call them.
+    """
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    ahead, reached, ranked = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.8))
+    factor, _ = shown_in(found.unit)
+    steps = range(1, len(found.imagining.imagined) + 1)
+    for label, values, tint in (
+        ("imagined", found.imagining.imagined, OTHERS[0]),
+        ("real picture", found.imagining.real, COLOURS["scripted"]),
+        ("nothing moves", found.imagining.still, COLOURS["random"]),
+    ):
+        ahead.plot(steps, factor * np.array(values), color=tint, linewidth=2, label=label)
+    ahead.axvline(found.horizon, color="#b6bcc4", linewidth=0.8, linestyle=(0, (4, 3)))
+    ahead.set(xlabel="steps ahead", ylabel=in_unit("read-out error", found.unit), ylim=(0, None))
+    ahead.legend(frameon=False, fontsize=8)
+    rows = [[factor * getattr(pair, name) for pair in found.tried] for name in names]
+    reached.boxplot(rows, orientation="horizontal", showfliers=False, medianprops={"color": OTHERS[0], "linewidth": 2})
+    reached.set_yticks(range(1, len(names) + 1), list(names.values()))
+    reached.invert_yaxis()
+    reached.set(xlabel=in_unit(f"distance after {found.horizon} actions", found.unit), xlim=(0, None))
+    ranks = [[r for r in (getattr(pair, kind) for pair in found.tried) if r is not None] for kind in RANKS]
+    ranked.boxplot(ranks, showfliers=False, medianprops={"color": OTHERS[0], "linewidth": 2})
+    ranked.set_xticks(range(1, len(RANKS) + 1), list(RANKS.values()))
+    ranked.set(ylabel="rank correlation with distance", ylim=(-1.05, 1.05))
+    for axes in (ahead, reached, ranked):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors="#4b5563", labelsize=9)
     return _png(figure)
 
 

@@ -1,4 +1,4 @@
-"""The methods that an evaluation compares: a planner, here or behind a URL, the random floor, the scripted ceiling."""
+"""The methods that an evaluation compares: a planner, here or behind a URL, the random floor, and ceilings."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Decision:
     reached: bool = False
     plan_ms: float | None = None
     server_ms: dict[str, float] | None = None  # as the server says
+    energy: float | None = None  # how far from the goal the model believes to be now, in its own scale
 
 
 Actor = Callable[[Observation], Decision]
@@ -54,11 +55,12 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What both kinds of planner give: actions (H x dim) and whether the goal is reached."""
+    """What both kinds of planner give: actions (H x dim), whether the goal is reached, and the energy to it now."""
 
     actions: NDArray[np.float32]
     reached: bool
     server_ms: dict[str, float]
+    energy: float | None = None
 
 
 Ask = Callable[[NDArray[np.uint8], Goal, int, NDArray[np.float32] | None], Answer]
@@ -87,7 +89,7 @@ class PlannerPolicy:
             answer = self.ask(seen.frames[-self.frames :], pair.goal, seed, previous)
             elapsed = (time.perf_counter() - started) * 1e3
             previous, step = answer.actions, step + 1
-            return Decision(answer.actions[0], answer.reached, elapsed, answer.server_ms)
+            return Decision(answer.actions[0], answer.reached, elapsed, answer.server_ms, answer.energy)
 
         return act
 
@@ -100,7 +102,7 @@ def remote_planner(client: PlannerClient, card: ModelCard, deadline_ms: float | 
             reply = client.plan(frames, goal, seed=seed, previous_actions=previous, deadline_ms=deadline_ms)
         except PlanError as error:
             raise UserError(f"the planner refused a request of the evaluation: {error}") from error
-        return Answer(reply.actions, reply.reached, reply.timing_ms)
+        return Answer(reply.actions, reply.reached, reply.timing_ms, reply.energy_now)
 
     return PlannerPolicy("planner", ask, card.history + 1)
 
@@ -111,7 +113,7 @@ def local_planner(planner: Planner, deadline_ms: float | None = None) -> Planner
     def ask(frames: NDArray[np.uint8], goal: Goal, seed: int, previous: NDArray[np.float32] | None) -> Answer:
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1e3
         [result] = planner.plan([PlanQuery(frames, goal, seed=seed, previous_actions=previous, deadline=deadline)])
-        return Answer(result.actions, result.reached, result.timing_ms)
+        return Answer(result.actions, result.reached, result.timing_ms, result.energy_now)
 
     return PlannerPolicy("planner", ask, planner.card.history + 1)
 
@@ -145,6 +147,26 @@ class ScriptedPolicy:
         """Start an episode."""
         control = self.task.controller(pair.goal_state)
         return lambda seen: Decision(control(seen.state))
+
+
+@dataclass(frozen=True)
+class ReplayPolicy:
+    """The ceiling of goals at a distance: the recorded actions that led to the goal, then holding still.
+
+    The simulation is deterministic, so it is exactly at the goal when the recording ends.
+    """
+
+    task: Task
+    name: str = "replay"
+
+    def begin(self, pair: Pair) -> Actor:
+        """Start an episode. The pair must have been drawn with a distance."""
+        assert pair.actions is not None
+        spec, recorded = self.task.action, pair.actions
+        hold = np.zeros(spec.dim, np.float32)  # changes are zero; commands (a gripper's) stay
+        hold[list(spec.absolute)] = recorded[-1][list(spec.absolute)]
+        left = iter([*recorded])
+        return lambda _: Decision(next(left, np.clip(hold, spec.low, spec.high).astype(np.float32)))
 
 
 def check_card(task: Task, card: ModelCard, kind: str) -> None:

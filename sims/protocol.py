@@ -24,48 +24,117 @@ MAX_DRAWS = 200
 class Pair:
     """A start and a goal. Every method gets the same pairs.
 
-    ``start`` is what Simulation.restore takes; ``goal_frame`` is the picture of the robot really being at the goal.
-    ``required`` are the labels that must hold for a goal given in words or labels; empty for an image goal.
+    ``start`` and ``goal_saved`` are what Simulation.restore takes; ``goal_frame`` is the picture of the robot really
+    being at the goal. ``required`` are the labels that must hold for a goal given in words or labels; empty for an
+    image goal. ``actions`` (K x dim) lead from the start to the goal where the goal was taken from an episode.
+    ``excluded`` counts the draws before this one that were given up, because start and goal were too near.
     """
 
     index: int
     seed: int
     start: NDArray[np.float64]
     start_state: State
+    goal_saved: NDArray[np.float64]
     goal_state: State
     goal_frame: NDArray[np.uint8]
     goal: Goal
     required: tuple[str, ...]
+    actions: NDArray[np.float32] | None = None
+    excluded: int = 0
 
 
-def make_pair(task: Task, simulation: Simulation, split: Split, seed: int, index: int, kind: GoalKind) -> Pair:
-    """Draw one pair: a random start, and goals that the scripted controller reaches from there until one will do.
+def make_pair(
+    task: Task,
+    simulation: Simulation,
+    split: Split,
+    seed: int,
+    index: int,
+    kind: GoalKind,
+    distance: int | None = None,
+) -> Pair:
+    """Draw one pair: a random start and a goal that can be reached from it, again until it will do.
 
-    A goal will do when it is at least ``task.min_goal_distance`` from the start and, if it is given in words or labels,
-    when these are not already true at the start.
+    Without ``distance`` the scripted controller goes to the goal, from the same start at every draw; the goal must be
+    at least ``task.min_goal_distance`` away. With it, the goal is where an episode of the data policy is ``distance``
+    steps of the environment after its start; no criterion, not even the loosest, may be met at the start.
+    What is asked in words or labels must not be true at the start.
     """
     number = episode_seed(split, seed, index)
     rng = generator(number)
     words = rng.spawn(1)[0]
     start_state = scatter(task, simulation, rng)
     start = simulation.save()
-    for _ in range(MAX_DRAWS):
+    actions = None
+    for excluded in range(MAX_DRAWS):
+        if distance is not None and excluded:  # where nothing moved, another start may be needed too
+            start_state, start = scatter(task, simulation, rng), simulation.save()
         simulation.restore(start)
-        goal_state = walk(task, simulation, rng)
+        if distance is None:
+            goal_state = walk(task, simulation, rng)
+        else:
+            actions = _act(task, simulation, rng, actions_of(task, distance))
+            goal_state = simulation.state()
         goal, required = _goal(task, simulation, goal_state, kind, words)
-        if task.distance(start_state, goal_state) < task.min_goal_distance:
+        apart = task.distance(start_state, goal_state)
+        near = apart < task.min_goal_distance if distance is None else not required and apart <= task.tolerances[0]
+        if near or (required and fulfils(task, start_state, required)):
             continue
-        if required and fulfils(task, start_state, required):
-            continue
-        return Pair(index, number, start, start_state, goal_state, simulation.frame(), goal, required)
-    raise RuntimeError(f"{task.name}: no goal far enough from the start in {MAX_DRAWS} draws")
+        return Pair(
+            index=index,
+            seed=number,
+            start=start,
+            start_state=start_state,
+            goal_saved=simulation.save(),
+            goal_state=goal_state,
+            goal_frame=simulation.frame(),
+            goal=goal,
+            required=required,
+            actions=actions,
+            excluded=excluded,
+        )
+    message = f"{task.name}: no goal far enough from the start in {MAX_DRAWS} draws"
+    raise RuntimeError(message) if distance is None else UserError(f"{message}; a larger distance helps")
 
 
-def make_pairs(task: Task, simulation: Simulation, split: Split, seed: int, count: int, kind: GoalKind) -> list[Pair]:
-    """Draw ``count`` pairs of an evaluation. Raises UserError when count or seed is out of range."""
+def make_pairs(
+    task: Task,
+    simulation: Simulation,
+    split: Split,
+    seed: int,
+    count: int,
+    kind: GoalKind,
+    distance: int | None = None,
+) -> list[Pair]:
+    """Draw ``count`` pairs of an evaluation (see make_pair).
+
+    Raises UserError when count, seed or distance is out of range, or no goal can be found.
+    """
     if count < 1:
         raise UserError(f"episodes is {count}; it must be at least 1")
-    return [make_pair(task, simulation, split, seed, index, kind) for index in range(count)]
+    if distance is not None and distance < 1:
+        raise UserError(f"distance is {distance}; it must be at least 1 step of the environment")
+    return [make_pair(task, simulation, split, seed, index, kind, distance) for index in range(count)]
+
+
+def actions_of(task: Task, steps: int) -> int:
+    """How many actions fill ``steps`` steps of the environment."""
+    return -(-steps // task.interval)
+
+
+def budget(task: Task, distance: int | None) -> int:
+    """How many actions a method may take: the task's own number, or twice as many steps as the goal is away."""
+    return task.evaluation_steps if distance is None else actions_of(task, 2 * distance)
+
+
+def _act(task: Task, simulation: Simulation, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """Do ``count`` actions of the data policy and return them."""
+    act = task.data_policy(rng)
+    done = []
+    for _ in range(count):
+        action = np.clip(act(simulation.state()), task.action.low, task.action.high).astype(np.float32)
+        simulation.step(action)
+        done.append(action)
+    return np.stack(done)
 
 
 def fulfils(task: Task, state: State, required: tuple[str, ...]) -> bool:

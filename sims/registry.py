@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from hnet_vjepa.errors import one_of
 from sims.task import Task
-from sims.tasks import fetch_reach
+from sims.tasks import (
+    fetch_pick_and_place,
+    fetch_push,
+    fetch_reach,
+    meta_world,
+    point_maze,
+    push_t,
+    pusher,
+    reacher,
+    two_room,
+)
 
-TASKS: dict[str, Task] = {task.name: task for task in (fetch_reach.TASK,)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        fetch_reach.TASK,
+        fetch_push.TASK,
+        fetch_pick_and_place.TASK,
+        reacher.TASK,
+        pusher.TASK,
+        point_maze.TASK,
+        two_room.TASK,
+        push_t.TASK,
+        *meta_world.TASKS,
+    )
+}
 
 
 def get_task(name: str) -> Task:

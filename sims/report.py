@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hnet_vjepa.planning.protocols import LabelGoal, TextGoal
-from sims.evaluate import EvaluationResult, MethodResult, Rollout
+from sims.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
 from sims.films import film
-from sims.plots import colour, distances, fulfilled, latencies
+from sims.plots import colour, distances, fulfilled, latencies, sweeps
 from sims.protocol import Pair
+from sims.robustness import Sweep
 from sims.statistics import Rate, percentiles
 from sims.task import Task
 
@@ -55,10 +56,16 @@ class Section:
     body: str | bytes
 
 
-def render_report(task: Task, result: EvaluationResult, pairs: Sequence[Pair], extra: Sequence[Section] = ()) -> bytes:
+def render_report(
+    task: Task,
+    result: EvaluationResult,
+    pairs: Sequence[Pair],
+    extra: Sequence[Section] = (),
+    varied: Sequence[Sweep] = (),
+) -> bytes:
     """Return the report of an evaluation as one HTML file (UTF-8). ``pairs``: those that were evaluated.
 
-    ``extra``: sections to append, such as the training report's.
+    ``extra``: sections to append, such as the training report's. ``varied``: factors of variation that were tried.
     """
     planned = [m for m in result.methods if m.latencies()]
     parts = [Section("Result", _lead(result) + _table(result) + _reading(result))]
@@ -68,13 +75,15 @@ def render_report(task: Task, result: EvaluationResult, pairs: Sequence[Pair], e
         )
     else:
         parts.append(Section("Share of episodes as told", _plot(fulfilled(result))))
+    if varied:
+        parts.append(Section("Factors of variation", _variation(varied, result)))
     for method in planned:
         parts.append(Section(f"Latency: {method.name}", _latency(result, method, task)))
     for method in planned or result.methods:
         parts += _films(result, method, pairs)
     parts.append(Section("Conditions", _conditions(result)))
     body = "".join(_section(part) for part in [*parts, *extra])
-    title = f"{task.name}: {len(pairs)} {result.goal} goals"
+    title = f"{task.name}: {about(result)}"
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -106,12 +115,8 @@ def _percent(rate: Rate) -> str:
     return f"{100 * rate.value:.0f} %<small>{100 * rate.low:.0f} – {100 * rate.high:.0f}</small>"
 
 
-def _main_method(result: EvaluationResult) -> MethodResult:
-    return next((m for m in result.methods if m.name not in ("random", "scripted")), result.methods[-1])
-
-
 def _lead(result: EvaluationResult) -> str:
-    method = _main_method(result)
+    method = result.main
     rate = method.end(0)
     what = "ended as they were told" if result.goal != "image" else f"ended within {result.criteria[0]} of the goal"
     others = ", ".join(f"{m.name} {m.end(0).successes}" for m in result.methods if m is not method)
@@ -123,21 +128,27 @@ def _lead(result: EvaluationResult) -> str:
 
 
 def _table(result: EvaluationResult) -> str:
-    groups = [(c, ["ever", "at the end"]) for c in result.criteria]
+    factor, _ = shown_in(result.unit)
+    groups = [("method", [""]), ("criterion", [""]), ("success", ["ever", "at the end", "held"])]
     if result.goal == "image":
-        groups.append(("final distance [cm]", ["median"]))
+        groups += [(in_unit("final distance", result.unit), ["median"]), ("energy", ["rank corr."])]
     groups.append(("plan latency [ms]", ["p50", "p95", "p99"]))
     rows = []
     for method in result.methods:
-        cells = [_percent(rate) for i in range(len(result.criteria)) for rate in (method.ever(i), method.end(i))]
+        more = []
         if result.goal == "image":
-            low, middle, high = (100 * d for d in percentiles(method.final_distances(), (25, 50, 75)))
-            cells.append(f"{middle:.1f}<small>{low:.1f} – {high:.1f}</small>")
+            low, middle, high = (factor * d for d in percentiles(method.final_distances(), (25, 50, 75)))
+            more.append(f"{middle:.3g}<small>{low:.3g} – {high:.3g}</small>")
+            rank = result.rank_correlation(method)
+            more.append(f"{rank.median:.2f}<small>{rank.low:.2f} to {rank.high:.2f}</small>" if rank else "–")
         plans = method.latencies()
-        cells += [f"{ms:.1f}" for ms in percentiles(plans, (50, 95, 99))] if plans else ["–"] * 3
+        more += [f"{ms:.1f}" for ms in percentiles(plans, (50, 95, 99))] if plans else ["–"] * 3
         dot = f"<span class='dot' style='background:{colour(result, method.name)}'></span>"
-        rows.append([dot + html.escape(method.name), *cells])
-    return _grid([("method", [""]), *groups], rows)
+        for i, criterion in enumerate(result.criteria):
+            name = dot + html.escape(method.name) if i == 0 else ""
+            rates = [_percent(rate) for rate in method.rates(i).values()]
+            rows.append([name, html.escape(criterion), *rates, *(more if i == 0 else [""] * len(more))])
+    return _grid(groups, rows)
 
 
 def _grid(groups: Sequence[tuple[str, Sequence[str]]], rows: Sequence[Sequence[str]]) -> str:
@@ -149,17 +160,29 @@ def _grid(groups: Sequence[tuple[str, Sequence[str]]], rows: Sequence[Sequence[s
 
 
 def _reading(result: EvaluationResult) -> str:
-    method = _main_method(result)
+    method = result.main
     note = (
-        f"Success of {len(method.rollouts)} episodes of {result.steps} steps; small: 95 % interval (Wilson), for the "
-        "distance the quartiles. Every method played the same starts and goals; collected data cannot hold them."
+        f"Success of {len(method.rollouts)} episodes of {result.steps} actions: after any of them, after the last, "
+        f"after each of the last {HELD}; small: 95 % interval (Wilson), for the distance the quartiles. Every method "
+        "played the same starts and goals; collected data cannot hold them."
     )
+    if result.goal == "image":
+        note += (
+            " Rank correlation (Spearman): whether the model's energy grows with the true distance, over the steps of "
+            "an episode; median over the episodes with its 95 % bootstrap interval."
+        )
+    if result.excluded:
+        note += (
+            f" {result.excluded} of {result.excluded + len(method.rollouts)} draws of a pair were given up because its "
+            "goal was too near to the start, or true there already."
+        )
     rows = []
     for other in (m for m in result.methods if m is not method):
         for i, criterion in enumerate(result.criteria):
             pair = result.compare(method.name, other.name, i)
+            interval = f"<small>{100 * pair.low:+.0f} to {100 * pair.high:+.0f}</small>"
             numbers = [
-                f"{100 * pair.difference:+.0f}",
+                f"{100 * pair.difference:+.0f}{interval}",
                 str(pair.only_first),
                 str(pair.only_second),
                 f"{pair.p_value:.2g}",
@@ -168,6 +191,15 @@ def _reading(result: EvaluationResult) -> str:
     columns = [("difference", ["points"]), ("episodes solved by one only", [method.name, "other"]), ("McNemar", ["p"])]
     heading = f"<h3>{html.escape(method.name.capitalize())} against the others, at the end, episode by episode</h3>"
     return _note(note) + (heading + _grid([("", [""]), *columns], rows) if rows else "")
+
+
+def _variation(varied: Sequence[Sweep], result: EvaluationResult) -> str:
+    said = "".join(f"<p>{html.escape(factor.sentence())}</p>" for factor in varied)
+    note = (
+        f"The same pairs, one factor at a time, its strength from 0 (as trained) to 1; the goal picture is taken under "
+        f"it too. Success: {result.criteria[0]} at the end, with 95 % intervals (Wilson); grey: random actions."
+    )
+    return _plot(sweeps(varied)) + said + _note(note)
 
 
 def _latency(result: EvaluationResult, method: MethodResult, task: Task) -> str:
@@ -199,35 +231,35 @@ def _films(result: EvaluationResult, method: MethodResult, pairs: Sequence[Pair]
     sections = []
     for title, chosen in ((good, successes), (bad, failures)):
         if chosen:
-            body = "<div class='films'>" + "".join(_figure(r, pairs) for r in chosen) + "</div>"
+            body = "<div class='films'>" + "".join(_figure(r, pairs, result.unit) for r in chosen) + "</div>"
         else:
             body = _note("None.")
         sections.append(Section(title, body))
     return sections
 
 
-def rollout_film(rollout: Rollout, pairs: Sequence[Pair]) -> bytes:
-    """Return one filmed rollout beside its goal as an animated GIF."""
+def rollout_film(rollout: Rollout, pairs: Sequence[Pair], unit: str) -> bytes:
+    """Return one filmed rollout beside its goal as an animated GIF. ``unit``: of its distances."""
     pair = next(p for p in pairs if p.index == rollout.pair)
     assert rollout.frames is not None
     if pair.required:
         states = ["as told" if row[0] else "not yet" for row in rollout.met]
     else:
-        states = [f"{100 * d:.1f} cm" for d in rollout.distances]
+        states = [length(d, unit) for d in rollout.distances]
     notes = [f"step {t}: {state}" for t, state in enumerate(states)]
     return film(rollout.frames, pair.goal_frame, notes, "one way to be there" if pair.required else "goal")
 
 
-def _figure(rollout: Rollout, pairs: Sequence[Pair]) -> str:
+def _figure(rollout: Rollout, pairs: Sequence[Pair], unit: str) -> str:
     pair = next(p for p in pairs if p.index == rollout.pair)
     if isinstance(pair.goal, TextGoal):
         told = f" told: “{pair.goal.text}” (the right picture is not shown to the planner)"
     elif isinstance(pair.goal, LabelGoal):
         told = f" told: {', '.join(pair.goal.labels)} (the right picture is not shown to the planner)"
     else:
-        told = f" from {100 * rollout.distances[0]:.0f} cm to {100 * rollout.distances[-1]:.1f} cm"
+        told = f" from {length(rollout.distances[0], unit)} to {length(rollout.distances[-1], unit)}"
     caption = html.escape(f"episode {rollout.pair}:{told}")
-    gif = _embed(rollout_film(rollout, pairs), "gif")
+    gif = _embed(rollout_film(rollout, pairs, unit), "gif")
     return f"<figure><img alt='' src='{gif}'><figcaption>{caption}</figcaption></figure>"
 
 
@@ -235,6 +267,7 @@ def _conditions(result: EvaluationResult) -> str:
     facts = {
         "task": result.task,
         "goals": result.goal,
+        **({} if result.distance is None else {"goal distance": f"{result.distance} steps of the environment"}),
         "split and seed": f"{result.split}, {result.seed}",
         **result.conditions,
     }

@@ -1,4 +1,4 @@
-"""The few statistics that a success rate needs to be believed."""
+"""The few statistics that a success rate or a correlation needs to be believed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 
@@ -50,11 +51,15 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
 class PairedDifference:
     """How two methods differ on the same episodes.
 
+    ``low`` and ``high``: 95 % interval of the difference (Newcombe 1998, method 10: Wilson's intervals of both rates,
+    put together with how the two methods' successes go along with each other).
     ``p_value``: probability of so uneven a split of the episodes that only one of them solved, if both were equally
     good (exact McNemar test, which is a two-sided sign test).
     """
 
     difference: float
+    low: float
+    high: float
     only_first: int
     only_second: int
     p_value: float
@@ -68,7 +73,68 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> PairedDi
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     n, k = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    return PairedDifference((sum(first) - sum(second)) / len(first), only_first, only_second, min(1.0, 2 * tail))
+    difference = (sum(first) - sum(second)) / len(first)
+    low, high = _newcombe(first, second, only_first, only_second)
+    return PairedDifference(difference, low, high, only_first, only_second, min(1.0, 2 * tail))
+
+
+def _newcombe(first: Sequence[bool], second: Sequence[bool], only_first: int, only_second: int) -> tuple[float, float]:
+    trials = len(first)
+    one, other = wilson(sum(first), trials), wilson(sum(second), trials)
+    both = one.successes - only_first
+    neither = trials - both - only_first - only_second
+    cross: float = both * neither - only_first * only_second
+    if cross > 0:
+        cross = max(cross - trials / 2, 0.0)  # a continuity correction
+    spread = math.sqrt(
+        one.successes * (trials - one.successes) * other.successes * (trials - other.successes)
+    )  # 0 when one of them solved all or none
+    together = cross / spread if spread else 0.0
+    middle = one.value - other.value
+    down, up = one.value - one.low, other.high - other.value
+    low = middle - math.sqrt(max(0.0, down**2 - 2 * together * down * up + up**2))
+    down, up = other.value - other.low, one.high - one.value
+    high = middle + math.sqrt(max(0.0, down**2 - 2 * together * down * up + up**2))
+    return max(-1.0, low), min(1.0, high)
+
+
+def ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value, from 1; equal values share the mean of their ranks."""
+    _, place, count = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    mean: NDArray[np.float64] = (last - (count - 1) / 2)[place]
+    return mean
+
+
+def spearman(first: Sequence[float] | NDArray[np.float64], second: Sequence[float] | NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation, -1 to 1; NaN when one side is constant. Both need the same length."""
+    a, b = ranks(first), ranks(second)
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale else math.nan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median over episodes with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    episodes: int
+
+
+def bootstrap_median(values: Sequence[float], draws: int = 2000) -> Estimate | None:
+    """Return the median of values with its 95 % percentile bootstrap interval, always the same for the same values.
+
+    NaN (an episode in which nothing could be ranked) does not count; None when nothing is left.
+    """
+    finite = np.asarray([v for v in values if math.isfinite(v)], np.float64)
+    if not len(finite):
+        return None
+    drawn = np.random.default_rng(0).integers(len(finite), size=(draws, len(finite)))
+    low, high = np.percentile(np.median(finite[drawn], axis=1), [2.5, 97.5])
+    return Estimate(float(np.median(finite)), float(low), float(high), len(finite))
 
 
 def percentiles(values: Sequence[float], wanted: Sequence[float]) -> tuple[float, ...]:

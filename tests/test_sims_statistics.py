@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims.statistics import paired_difference, percentiles, wilson
+from sims.statistics import bootstrap_median, paired_difference, percentiles, ranks, spearman, wilson
 
 
 def test_wilson_against_the_closed_form() -> None:
@@ -48,6 +49,74 @@ def test_paired_difference_against_scipy() -> None:
 def test_paired_difference_of_equals() -> None:
     assert paired_difference([True, False], [True, False]).p_value == 1
     assert paired_difference([True] * 6, [False] * 6).p_value == 2 / 2**6
+
+
+def test_the_p_value_against_all_ways_the_coins_could_have_fallen() -> None:
+    for only_first, only_second in ((0, 1), (3, 1), (2, 2), (5, 4), (8, 1), (0, 9)):
+        first = [True] * only_first + [False] * only_second + [True, False]
+        second = [False] * only_first + [True] * only_second + [True, False]
+        n = only_first + only_second
+        uneven = [
+            abs(2 * sum(coins) - n) >= abs(only_first - only_second) for coins in itertools.product((0, 1), repeat=n)
+        ]
+        assert paired_difference(first, second).p_value == pytest.approx(np.mean(uneven))
+
+
+def test_the_interval_of_a_paired_difference_covers_the_truth() -> None:
+    """Every outcome of 12 episodes with its probability: how often the interval holds the true difference."""
+    n, intervals = 12, {}
+    for both, one, other in itertools.product(range(n + 1), repeat=3):
+        if (neither := n - both - one - other) >= 0:
+            first = [True] * (both + one) + [False] * (other + neither)
+            second = [True] * both + [False] * one + [True] * other + [False] * neither
+            pair = paired_difference(first, second)
+            assert -1 <= pair.low <= pair.difference <= pair.high <= 1
+            mirror = paired_difference(second, first)
+            assert (mirror.low, mirror.high) == pytest.approx((-pair.high, -pair.low))
+            intervals[both, one, other, neither] = pair.low, pair.high
+    covered = []
+    for shares in ((0.25, 0.25, 0.25, 0.25), (0.7, 0.1, 0.1, 0.1), (0.4, 0.3, 0.05, 0.25), (0.85, 0.1, 0.02, 0.03)):
+        total = 0.0
+        for counts, (low, high) in intervals.items():
+            ways = math.factorial(n) / math.prod(map(math.factorial, counts))
+            chance = ways * math.prod(share**count for share, count in zip(shares, counts, strict=True))
+            total += chance * (low <= shares[1] - shares[2] <= high)
+        covered.append(total)
+    assert min(covered) > 0.93 and np.mean(covered) > 0.95
+    wide, narrow = (paired_difference([True] * k + [False] * k, [True] * k + [False] * k) for k in (10, 100))
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 2.5
+
+
+def test_ranks_and_rank_correlation_by_hand() -> None:
+    assert ranks([3.0, 1.0, 3.0, 2.0, 3.0]).tolist() == [4, 1, 4, 2, 4]
+    assert spearman([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4: covariance 4.5, squares 4.5 and 5.
+    assert spearman([0, 5, 5, 9], [1, 3, 2, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert spearman([1, 2, 3], [np.exp(x) for x in (1, 2, 3)]) == pytest.approx(1)
+    assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+
+
+def test_rank_correlation_against_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for n in (5, 60):
+        a, b = rng.integers(0, 8, n).astype(float), rng.normal(size=n)
+        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_a_median_with_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        found = bootstrap_median(rng.normal(1.0, 1.0, 40).tolist(), draws=400)
+        assert found is not None
+        held += found.low <= 1.0 <= found.high
+    assert 0.90 <= held / 200 <= 0.99
+    found = bootstrap_median([1.0, math.nan, 3.0, 2.0])
+    assert found is not None and (found.median, found.episodes) == (2.0, 3)
+    assert found == bootstrap_median([1.0, math.nan, 3.0, 2.0])
+    assert bootstrap_median([math.nan]) is None and bootstrap_median([]) is None
 
 
 def test_percentiles() -> None:

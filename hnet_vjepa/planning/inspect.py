@@ -1,0 +1,131 @@
+"""A checkpoint taken apart, for measurements: what it sees, imagines, proposes and how it judges, each by itself.
+
+All that a diagnosis needs to know of encoders, dynamics and energies is in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hnet_vjepa.checkpoint import Checkpoint
+from hnet_vjepa.data.batch import normalise_actions, normalise_frames
+from hnet_vjepa.models.world_model import rollout
+from hnet_vjepa.planning.cem import search_actions
+from hnet_vjepa.planning.objectives import state_energy
+from hnet_vjepa.planning.planner import WorldModelPlanner
+from hnet_vjepa.planning.protocols import SearchSettings
+
+PIECE = 64  # pictures that are encoded at once
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Planning states of N pictures, real or imagined, each with the state one step before it."""
+
+    states: Tensor  # N x S x d
+    before: Tensor  # N x S x d
+    masks: Tensor  # N x S, True = slot that holds nothing
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: slice | list[int]) -> Seen:
+        """Some of the rows."""
+        return Seen(self.states[rows], self.before[rows], self.masks[rows])
+
+    def features(self) -> NDArray[np.float64]:
+        """What a linear read-out reads: N x (S * d)."""
+        return self.states.flatten(1).double().numpy()
+
+
+class Inspector:
+    """The parts of a checkpoint that plans.
+
+    Attributes: ``planner`` (what plans with it), ``window`` (frames that it looks at for one decision).
+    Raises UserError when the checkpoint has no dynamics.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.planner = WorldModelPlanner(checkpoint)
+        self.window = self.planner.card.history + 1
+        self._model, self._spec = checkpoint.model, checkpoint.model.robot.action
+
+    @torch.inference_mode()
+    def episode(self, frames: NDArray[np.uint8]) -> Seen:
+        """Every picture of an episode (T x H x W x 3), each with its past: T rows. The first is taken to be at rest."""
+        states, masks = [], []
+        for start in range(0, len(frames), PIECE):
+            first = max(0, start - self.planner.card.history)
+            made, empty = self._model.states(normalise_frames(frames[None, first : start + PIECE]))
+            states.append(made[0, start - first :])
+            masks.append(empty[0, start - first :])
+        every = torch.cat(states)
+        return Seen(every, torch.cat([every[:1], every[:-1]]), torch.cat(masks))
+
+    @torch.inference_mode()
+    def last(self, clips: NDArray[np.uint8]) -> Seen:
+        """The last picture of each of N equally long clips (N x T x H x W x 3): N rows, as the planner sees them."""
+        states, masks = [], []
+        for start in range(0, len(clips), PIECE):
+            made, empty = self._model.states(normalise_frames(clips[start : start + PIECE]))
+            states.append(made[:, -2:] if made.shape[1] > 1 else made.repeat(1, 2, 1, 1))
+            masks.append(empty[:, -1])
+        pairs = torch.cat(states)
+        return Seen(pairs[:, 1], pairs[:, 0], torch.cat(masks))
+
+    @torch.inference_mode()
+    def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
+        """What the N states become: actions N x H x dim in the robot's units -> H times N rows."""
+        normal = torch.from_numpy(normalise_actions(actions, self._spec))
+        imagined = rollout(self._model.world_model.dynamics, start.states, start.before, normal)
+        earlier = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
+        return [Seen(imagined[:, h], earlier[:, h], start.masks) for h in range(imagined.shape[1])]
+
+    @torch.inference_mode()
+    def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
+        """The planner's energy of N states for a goal picture (one row): N."""
+        there, empty = goal.states.expand_as(seen.states), goal.masks.expand_as(seen.masks)
+        world = self._model.world_model
+        energies = state_energy(seen.states, there, seen.masks, empty, self._model.config.plan, world.steps)
+        return energies.double().numpy()
+
+    def cost(self, energies: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """What the search ranks N candidates by, from their energies after every action (H times N): N."""
+        return np.sum(energies, 0)
+
+    @torch.inference_mode()
+    def acted(self, seen: Seen) -> NDArray[np.float64]:
+        """Which action led from the state before to each state, says the inverse dynamics: N x A, robot's units.
+
+        A counts the active dimensions.
+        """
+        normal = self._model.world_model.inverse(seen.before, seen.states).double().numpy()
+        assert self._spec.mean is not None and self._spec.std is not None
+        return normal * np.array(self._spec.std) + np.array(self._spec.mean)
+
+    def propose(self, count: int, horizon: int, seed: int) -> NDArray[np.float32]:
+        """The candidates that a fresh search tries first: count x H x dim in the robot's units."""
+        spec, plan = self._spec, self._model.config.plan
+        active = list(spec.active)
+        low, high = np.array(spec.low)[active], np.array(spec.high)[active]
+        hold = [spec.mean[i] if spec.mean and d in spec.absolute else 0.0 for i, d in enumerate(spec.active)]
+        half = np.maximum((high - low) / 2, 1e-12)
+        start = torch.from_numpy(((np.clip(hold, low, high) - (low + high) / 2) / half).astype(np.float32))
+        drawn: list[Tensor] = []
+
+        def score(actions: Tensor) -> Tensor:
+            drawn.append(actions)
+            return torch.zeros(actions.shape[:3])
+
+        search = SearchSettings(candidates=count, iterations=1, horizon=horizon, elites=1)
+        begin = start.expand(1, horizon, len(active))
+        search_actions(score, begin, search, [seed], plan.momentum, plan.min_std, plan.noise_colour)
+        actions = np.zeros((count, horizon, spec.dim), np.float32)
+        actions[..., active] = (low + high) / 2 + drawn[0][0].numpy() * (high - low) / 2
+        return np.clip(actions, *spec.inner_bounds())

@@ -1,0 +1,89 @@
+"""A checkpoint taken apart gives what the planner, put together, gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.planning import inspect
+from hnet_vjepa.planning.inspect import Inspector
+from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, SearchSettings
+from tests import toy
+
+GOAL = toy.picture(24, 24)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_run: Path) -> Checkpoint:
+    return load_checkpoint(toy_run / "action")
+
+
+@pytest.fixture(scope="module")
+def inspector(checkpoint: Checkpoint) -> Inspector:
+    return Inspector(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def frames(toy_store: Path) -> np.ndarray:
+    return np.array(EpisodeStore(toy_store).episodes[3].frames)
+
+
+def test_states_are_the_planner_s_own(inspector: Inspector, frames: np.ndarray) -> None:
+    clip = frames[4 - inspector.window : 4]
+    [plan] = inspector.planner.plan([PlanQuery(clip, ImageGoal(GOAL))])
+    seen = inspector.last(clip[None])
+    np.testing.assert_allclose(seen.states[0].numpy(), plan.state, atol=1e-5)
+    goal = inspector.last(GOAL[None, None])
+    np.testing.assert_array_equal(goal.states, goal.before)  # a single picture is at rest
+    assert inspector.energy(seen, goal)[0] == pytest.approx(plan.energy_now, rel=1e-4)
+
+
+def test_an_episode_is_the_same_in_pieces(
+    inspector: Inspector, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = inspector.episode(frames)
+    assert len(whole) == len(frames) and whole.features().shape == (len(frames), 4 * 8)
+    np.testing.assert_array_equal(whole.before[1:], whole.states[:-1])
+    monkeypatch.setattr(inspect, "PIECE", 5)
+    pieces = inspector.episode(frames)
+    np.testing.assert_allclose(pieces.states, whole.states, atol=1e-5)
+    np.testing.assert_array_equal(pieces.masks, whole.masks)
+    ends = np.stack([frames[t - inspector.window : t] for t in range(inspector.window, len(frames) + 1)])
+    np.testing.assert_allclose(inspector.last(ends).states, whole.states[inspector.window - 1 :], atol=1e-5)
+
+
+def test_imagined_energies_are_those_that_a_plan_reports(inspector: Inspector, frames: np.ndarray) -> None:
+    clip = frames[: inspector.window]
+    [plan] = inspector.planner.plan([PlanQuery(clip, ImageGoal(GOAL), seed=3)])
+    start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
+    energies = [inspector.energy(state, goal)[0] for state in inspector.imagine(start, plan.actions[None])]
+    np.testing.assert_allclose(energies, plan.energies, rtol=1e-3)
+
+
+def test_proposals_are_what_a_search_tries_first(inspector: Inspector, frames: np.ndarray) -> None:
+    clip = frames[: inspector.window]
+    start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
+    for seed in (0, 7):
+        proposed = inspector.propose(20, 3, seed)
+        assert proposed.shape == (20, 3, 7)
+        assert (proposed[0] == 0).all()  # the first is holding still
+        assert (np.abs(proposed[..., :2]) <= 3).all() and (proposed[..., 2:] == 0).all()
+        states = inspector.imagine(start[[0] * 20], proposed)
+        best = inspector.cost([inspector.energy(state, goal) for state in states]).argmin()
+        search = SearchSettings(candidates=20, iterations=1, horizon=3, elites=1)
+        [plan] = inspector.planner.plan([PlanQuery(clip, ImageGoal(GOAL), seed=seed, search=search)])
+        np.testing.assert_allclose(plan.actions, proposed[best], atol=1e-5)
+
+
+def test_which_action_was_done(checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray) -> None:
+    seen = inspector.episode(frames)
+    told = inspector.acted(seen[1:])
+    assert told.shape == (len(frames) - 1, 2)
+    spec = checkpoint.model.robot.action
+    assert spec.mean is not None and spec.std is not None
+    normal = checkpoint.model.world_model.inverse(seen.states[:1], seen.states[1:2]).detach().numpy()[0]
+    np.testing.assert_allclose(told[0], normal * spec.std + spec.mean, rtol=1e-4)

@@ -1,0 +1,247 @@
+"""The diagnosis on a robot and a model that are known exactly: it must name the one link that was broken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import cli.main
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.inspect import Seen
+from hnet_vjepa.planning.protocols import PlanQuery
+from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims import plots
+from sims.diagnose import DISTANCES, Diagnosis, as_text, diagnose, to_json, verdicts, weakest
+from sims.language import Placement
+from sims.registry import TASKS
+from sims.seeds import domain_of
+from sims.task import State, Task
+from sims.variation import Variation
+
+HORIZON = 3
+
+
+class Point:
+    """A point that an action moves by up to 0.1 in each direction. Its picture is two numbers, written as colours."""
+
+    def __init__(self) -> None:
+        self.place = np.zeros(2)
+
+    def reset(self) -> None:
+        self.place = np.full(2, 0.5)
+
+    def step(self, action: NDArray[np.float32]) -> None:
+        self.place = np.clip(self.place + np.clip(action[:2], -0.1, 0.1), 0, 1)
+
+    def frame(self) -> NDArray[np.uint8]:
+        picture = np.zeros((8, 8, 3), np.uint8)
+        picture[..., :2] = np.round(255 * self.place)
+        return picture
+
+    def state(self) -> State:
+        return self.place.astype(np.float32)
+
+    def save(self) -> NDArray[np.float64]:
+        return self.place.copy()
+
+    def restore(self, saved: NDArray[np.float64]) -> None:
+        self.place = saved.copy()
+
+    def vary(self, variation: Variation) -> None:
+        """Nothing to vary."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def wander(rng: np.random.Generator) -> object:
+    return lambda _: rng.uniform(-0.1, 0.1, 7).astype(np.float32)
+
+
+def go(goal: State) -> object:
+    return lambda state: np.concatenate([goal - state, np.zeros(5)]).astype(np.float32)
+
+
+TASK = Task(
+    name="point",
+    description="a point",
+    licence="ours",
+    action=ActionSpec(low=(-0.1, -0.1, 0, 0, 0, 0, 0), high=(0.1, 0.1, 0, 0, 0, 0, 0), active=(0, 1)),
+    camera=CameraSpec(height=8, width=8, dt=0.1),
+    states=("x [m]", "y [m]"),
+    open=Point,
+    data_policy=wander,  # type: ignore[arg-type]
+    sample_goal=lambda rng: rng.uniform(0, 1, 2).astype(np.float32),
+    controller=go,  # type: ignore[arg-type]
+    distance=lambda a, b: float(np.linalg.norm(a - b)),
+    place=lambda state: Placement(float(state[0]), float(state[1]), 0.0),
+    min_goal_distance=0.35,
+)
+
+
+class Exact:
+    """A model that sees, imagines, judges and proposes without error, unless one of these is broken."""
+
+    window = 2
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.rng = np.random.default_rng(0)
+        card = SimpleNamespace(search=SimpleNamespace(horizon=HORIZON))
+        self.planner = SimpleNamespace(card=card, plan=self.plan)
+
+    def see(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+        places = pictures[:, 0, 0, :2] / 255
+        if self.broken == "representation":
+            places = self.rng.uniform(0, 1, places.shape)
+        return torch.from_numpy(places)[:, None]
+
+    def seen(self, states: torch.Tensor) -> Seen:
+        return Seen(states, states, torch.zeros(states.shape[:2], dtype=torch.bool))
+
+    def episode(self, frames: NDArray[np.uint8]) -> Seen:
+        return self.seen(self.see(frames))
+
+    def last(self, clips: NDArray[np.uint8]) -> Seen:
+        return self.seen(self.see(clips[:, -1]))
+
+    def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
+        moves = torch.from_numpy(actions[..., :2]).double().clamp(-0.1, 0.1).cumsum(1)
+        if self.broken == "dynamics":
+            moves = -moves
+        return [self.seen((start.states + moves[:, h, None]).clamp(0, 1)) for h in range(actions.shape[1])]
+
+    def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
+        if self.broken == "energy":
+            return self.rng.uniform(0, 1, len(seen))
+        return (seen.states - goal.states).norm(dim=(1, 2)).numpy()
+
+    def cost(self, energies: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.sum(energies, 0)
+
+    def propose(self, count: int, horizon: int, seed: int) -> NDArray[np.float32]:
+        actions = np.random.default_rng(seed).uniform(-0.1, 0.1, (count, horizon, 7)).astype(np.float32)
+        return actions * np.float32(self.broken != "proposals")
+
+    def plan(self, queries: list[PlanQuery]) -> list[SimpleNamespace]:
+        [query] = queries
+        here, there = query.frames[-1, 0, 0, :2] / 255, query.goal.frame[0, 0, :2] / 255  # type: ignore[union-attr]
+        step = (there - here) / HORIZON * (self.broken not in ("search", "proposals"))
+        actions = np.zeros((HORIZON, 7), np.float32)
+        actions[:, :2] = step
+        return [SimpleNamespace(actions=actions)]
+
+
+def found(broken: str = "", task: Task = TASK) -> Diagnosis:
+    return diagnose(task, Point(), Exact(broken), episodes=8, pairs=6, candidates=24, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sound() -> Diagnosis:
+    return found()
+
+
+def test_a_model_without_error_has_no_weak_link(sound: Diagnosis) -> None:
+    assert all(verdict.sound for verdict in verdicts(sound).values())
+    assert weakest(sound).startswith("no link is weak")
+    reading, imagining = sound.reading, sound.imagining
+    assert (reading.fitted, reading.held_out) == (6, 2)
+    assert reading.error < 0.003 < 0.1 < reading.mean_error  # a 255th of the way per number
+    assert set(reading.r2) == {"x [m]", "y [m]"} and min(reading.r2.values()) > 0.99
+    assert len(imagining.imagined) == len(imagining.real) == len(imagining.still) == 10
+    assert max(imagining.imagined) < 0.01
+    assert 0.03 < imagining.still[0] < 0.13 < imagining.still[-1]  # a step is up to 0.1 each way
+    real, imagined = sound.ranks()
+    assert real is not None and real.median > 0.98 and imagined is not None and imagined.median > 0.98
+    for tried in sound.tried:
+        assert tried.now >= TASK.min_goal_distance
+        assert tried.best <= min(tried.picked, tried.typical)
+        assert tried.planned <= tried.best + 0.01
+    assert sound.progress("planned") > sound.progress("best") > sound.progress("typical")
+
+
+@pytest.mark.parametrize("link", ["representation", "energy", "dynamics", "proposals", "search"])
+def test_the_broken_link_is_named(link: str, sound: Diagnosis) -> None:
+    broken = found(link)
+    assert weakest(broken).startswith(f"weakest link: {link} (")
+    judged = [verdict.link for verdict in verdicts(broken).values() if not verdict.sound]
+    assert judged[0] == link
+    if link == "proposals":  # they hold still: nothing is ranked, nothing comes nearer
+        assert broken.ranks() == (None, None)
+        assert all(tried.best == tried.now for tried in broken.tried)
+
+
+def test_the_same_seeds_give_the_same_diagnosis_and_none_of_them_is_a_test_seed(
+    sound: Diagnosis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sims import diagnose as module
+    from sims import protocol
+
+    used: list[int] = []
+    for place in (module, protocol):
+        original = place.episode_seed
+        monkeypatch.setattr(place, "episode_seed", lambda *a, f=original: used.append(f(*a)) or used[-1])
+    assert found() == sound
+    assert {domain_of(seed) for seed in used} == {"dev"}
+    assert len(set(used)) == len(used) == 8 + 6  # no episode starts where a pair starts
+
+
+def test_what_nobody_cares_for_is_not_ranked() -> None:
+    """An object that only trembles is where it was: half a per cent of the tolerance is no difference."""
+    trembling = replace(TASK, distance=lambda a, b: 0.3 + 2e-4 * float(np.linalg.norm(a - b)), tolerances=(0.1,))
+    assert found(task=replace(trembling, min_goal_distance=0.0)).ranks() == (None, None)
+
+
+def test_text_json_and_plot(sound: Diagnosis) -> None:
+    for diagnosis in (sound, found("proposals"), found(task=replace(TASK, unit="share"))):
+        value = json.loads(json.dumps(to_json(diagnosis), allow_nan=False))
+        assert value["conclusion"] == weakest(diagnosis)
+        assert len(value["tried"]) == 6 and len(value["verdicts"]) == 5
+        assert plots.diagnosis(diagnosis, DISTANCES).startswith(b"\x89PNG")
+        text = as_text(diagnosis)
+        assert text.splitlines()[-1] == weakest(diagnosis)
+        assert text.count("=> ") == 5
+    assert "distance to the goal" in as_text(sound) and "[cm]" in as_text(sound)
+    assert "=> proposals: WEAK, in 0 % of the pairs" in as_text(found("proposals"))
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UserError, match="episodes is 3; a read-out needs at least 4"):
+        diagnose(TASK, Point(), Exact(), episodes=3, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="candidates is 1"):
+        diagnose(TASK, Point(), Exact(), candidates=1, progress=False)  # type: ignore[arg-type]
+
+
+def test_command(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is hardly trained, of a robot that looks like the point: everything is written, little is sound."""
+    from hnet_vjepa.checkpoint import read_manifest
+
+    class Square(Point):
+        def frame(self) -> NDArray[np.uint8]:
+            from tests import toy
+
+            return toy.picture(*(4 + 24 * self.place))
+
+    from tests import toy
+
+    task = replace(TASK, open=Square, camera=toy.CAMERA, action=toy.SPEC)
+    monkeypatch.setitem(TASKS, "point", task)
+    words = ["diagnose", "--task", "point", "--checkpoint", str(toy_run / "action"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(cli.main.app, [*words, "--pairs", "2", "--candidates", "8", "--episodes", "4"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["diagnosis.json", "diagnosis.png", "diagnosis.txt"]
+    assert (tmp_path / "diagnosis.txt").read_text().strip() in done.output
+    assert "weakest link: " in done.output
+    assert read_manifest(toy_run / "action").trained()[-1] == "action"
+    done = CliRunner().invoke(cli.main.app, ["diagnose", "--checkpoint", str(toy_run / "action")])
+    assert "32 x 32 pictures; fetch-reach gives 64 x 64" in str(done.exception)
+    done = CliRunner().invoke(cli.main.app, ["diagnose", "--checkpoint", str(toy_run / "pretrain")])
+    assert "planning needs the phase 'action'" in str(done.exception)
