@@ -140,6 +140,8 @@ class WorldModelConfig(_Transformer):
     """Planning state and dynamics."""
 
     state_dim: Positive = 32
+    dynamics: Literal["transformer", "flat"] = "flat"
+    flat_width: Positive = Field(default=512, description="width of the flat dynamics")
     inverse_width: Positive = 256
 
     def _split_among_heads(self) -> dict[str, int]:
@@ -209,7 +211,7 @@ class ProbeConfig(PhaseConfig):
 class ActionConfig(PhaseConfig):
     """Dynamics: one step and rollouts, inverse dynamics, variance and covariance."""
 
-    clip_frames: int = Field(default=4, ge=2, description="an action lies between two frames")
+    clip_frames: int = Field(default=6, ge=3, description="two frames show the motion, the third what an action did")
     rollout: Weight = 1.0
     inverse: Weight = 1.0
     variance: Weight = 1.0
@@ -231,6 +233,8 @@ class PlanConfig(_Section):
     )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
+    latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
+    steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")
 
     @model_validator(mode="after")

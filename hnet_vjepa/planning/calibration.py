@@ -8,8 +8,9 @@ import torch
 
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.store import EpisodeStore
-from hnet_vjepa.losses.energy import energy, text_energy
+from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.planning.objectives import state_energy
 from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05
@@ -36,7 +37,7 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
     for batch in clip_batches(model, store, "held_out", 2):
         states, masks = model.states(batch.video)
         before, after = (states[:, t] for t in (0, 1))
-        energies.append(energy(before, after, plan.distance, masks[:, 0], masks[:, 1], unmatched=plan.unmatched))
+        energies.append(state_energy(before, after, masks[:, 0], masks[:, 1], plan, model.world_model.steps))
     return float(torch.cat(energies).quantile(REACHED_QUANTILE))
 
 

@@ -9,7 +9,9 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnet_vjepa.losses.energy import Distance, energy, text_energy
+from hnet_vjepa.config import PlanConfig
+from hnet_vjepa.losses.energy import energy, text_energy
+from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.world_model import with_motion
 
 
@@ -25,22 +27,37 @@ class Objective(Protocol):
         ...
 
 
+def state_energy(
+    states: Tensor, goal: Tensor, mask: Tensor, goal_mask: Tensor, plan: PlanConfig, steps: TemporalDistance
+) -> Tensor:
+    """Energy of states ... x S x d for goal states ... x S x d; masks ... x S, True = slot that holds nothing."""
+    cost = states.new_zeros(states.shape[:-2])
+    if plan.latent:
+        cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
+    if plan.steps:
+        cost = cost + plan.steps * steps(states, goal)
+    return cost
+
+
 @dataclass(frozen=True)
 class StateObjective:
-    """Distance to a goal state (from an image, or stored), slot by slot. How the robot came there does not matter."""
+    """Distance to a goal state (from an image, or stored). How the robot came there does not matter.
+
+    How different it looks, slot by slot, and how many steps away it is, as the configuration weighs them.
+    """
 
     goal: Tensor  # B x S x d
     goal_mask: Tensor  # B x S, True = slot that holds nothing
     mask: Tensor  # B x S, of the state the search starts from; what is imagined keeps it
-    kind: Distance
-    unmatched: float
+    plan: PlanConfig
+    steps: TemporalDistance
     near: float  # energy below which the goal is reached
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
         goal = self.goal[:, None].expand_as(states)
         here, there = (m[:, None].expand(states.shape[:-1]) for m in (self.mask, self.goal_mask))
-        return energy(states, goal, self.kind, here, there, unmatched=self.unmatched)
+        return state_energy(states, goal, here, there, self.plan, self.steps)
 
     def reached(self, states: Tensor, before: Tensor) -> Tensor:
         """Nearer than the calibrated energy."""

@@ -104,7 +104,9 @@ class WorldModelPlanner:
         def score(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
             starts = state.repeat_interleave(candidates, 0)  # (B*N) x S x d
-            imagined = rollout(self._model.world_model.dynamics, starts, self._to_model(actions.flatten(0, 1)))
+            pasts = before.repeat_interleave(candidates, 0)  # (B*N) x S x d
+            normal = self._to_model(actions.flatten(0, 1))  # (B*N) x H x A
+            imagined = rollout(self._model.world_model.dynamics, starts, pasts, normal)
             earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)
             per_step, per_step_before = (  # B x (N*H) x S x d
                 x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
@@ -146,7 +148,7 @@ class WorldModelPlanner:
         if isinstance(first, ImageGoal | LatentGoal):
             encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
             states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))
-            return StateObjective(states, goal_masks, mask, plan.distance, plan.unmatched, self._near)
+            return StateObjective(states, goal_masks, mask, plan, self._model.world_model.steps, self._near)
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
             return TextObjective(self._model.projector, self._model.text.encode(texts), self._near_text)
@@ -229,7 +231,8 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
         phases=trained,
         goals=tuple(goals),
         labels=model.robot.labels if "probe" in trained else (),
-        history=model.backbone.encoder.history,
+        history=model.backbone.encoder.history
+        + 1,  # the dynamics looks at the state before, which has a past of its own
         state_shape=(model.config.model.backbone.slots, model.config.model.world_model.state_dim),
         search=SearchSettings(plan.candidates, plan.iterations, plan.horizon, plan.elites),
         parameters=sum(p.numel() for name, p in model.named_parameters() if not name.startswith("target.")),

@@ -87,7 +87,7 @@ class ModelCard:
     phases: tuple[str, ...]  # trained, in order
     goals: tuple[str, ...]  # of image, text, label, latent
     labels: tuple[str, ...]
-    history: int  # frames of past that the encoder can use; more are ignored
+    history: int  # frames of past that the model can use; more are ignored
     state_shape: tuple[int, int]
     search: SearchSettings
     parameters: int

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
@@ -56,14 +57,19 @@ class Action:
         """Squared errors of prediction in the planning state, and what keeps the state informative."""
         config, world = model.config.action, model.world_model
         states, _ = model.states(batch.video)  # B x T x S x d
-        before, after = states[:, :-1], states[:, 1:]
-        stepped = world.dynamics(before.flatten(0, 1), batch.actions.flatten(0, 1))
-        imagined = rollout(world.dynamics, states[:, 0], batch.actions)
+        # The first frame has no past, so it says nothing of the motion that the first prediction starts with.
+        before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
+        actions = batch.actions[:, 1:]
+        stepped = world.dynamics(now, before, actions.flatten(0, 1))
+        imagined = rollout(world.dynamics, states[:, 1], states[:, 0], actions)
         losses = {
-            "one_step": (stepped - after.flatten(0, 1)).square().mean(),
-            "rollout": config.rollout * (imagined - after).square().mean(),
+            "one_step": (stepped - after).square().mean(),
+            "rollout": config.rollout * (imagined - states[:, 2:]).square().mean(),
         }
-        losses["inverse"] = config.inverse * (world.inverse(before, after) - batch.actions).square().mean()
+        acted = world.inverse(states[:, :-1], states[:, 1:])
+        losses["inverse"] = config.inverse * (acted - batch.actions).square().mean()
+        # On detached states: what a step is follows from the representation and does not shape it.
+        losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
         rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d

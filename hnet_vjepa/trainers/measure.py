@@ -217,25 +217,25 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     Where the data records positions in metres, the same error read out linearly in centimetres.
     """
     longest = max(len(e) for e in store.split("held_out")) if store.split("held_out") else 0
-    frames = min(HORIZON + 1, longest)
+    frames = min(HORIZON + 2, longest)  # two to start from
     errors, still, positions, starts = [], [], [], []
     for batch in clip_batches(model, store, "held_out", frames, limit=400):
         states = model.states(batch.video)[0]
-        imagined = rollout(model.world_model.dynamics, states[:, 0], batch.actions)
-        errors.append((imagined - states[:, 1:]).abs().mean((2, 3)))
-        still.append((states[:, :1] - states[:, 1:]).abs().mean((2, 3)))
-        starts.append(batch.states[:, 0].double().cpu().numpy())
-        positions.append((imagined.flatten(2).double().cpu().numpy(), batch.states[:, 1:].double().cpu().numpy()))
+        imagined = rollout(model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 1:])
+        errors.append((imagined - states[:, 2:]).abs().mean((2, 3)))
+        still.append((states[:, 1:2] - states[:, 2:]).abs().mean((2, 3)))
+        starts.append(batch.states[:, 1].double().cpu().numpy())
+        positions.append((imagined.flatten(2).double().cpu().numpy(), batch.states[:, 2:].double().cpu().numpy()))
     error, baseline = torch.cat(errors).mean(0), torch.cat(still).mean(0)
-    metrics = {f"open_loop/{h + 1}": float(error[h]) for h in range(frames - 1)}
-    metrics |= {f"nothing_moves/{h + 1}": float(baseline[h]) for h in range(frames - 1)}
+    metrics = {f"open_loop/{h + 1}": float(error[h]) for h in range(frames - 2)}
+    metrics |= {f"nothing_moves/{h + 1}": float(baseline[h]) for h in range(frames - 2)}
     metrics["open_loop_ratio"] = float((error / baseline.clamp(min=1e-9)).mean())
     metres = [i for i, name in enumerate(store.info.states) if name.endswith("[m]")]
     if metres:
         features, recorded = sampled_states(model, store, chunks=False)
         metrics |= {f"state_{k}": v for k, v in linear_readout(features, recorded, store.info.states).items()}
         read, start = fit_readout(features["train"], recorded["train"]), np.concatenate(starts)
-        for h in range(frames - 1):
+        for h in range(frames - 2):
             imagined_there = np.concatenate([read(imagined[:, h]) for imagined, _ in positions])
             there = np.concatenate([recorded_there[:, h] for _, recorded_there in positions])
             metrics[f"open_loop_cm/{h + 1}"] = _median_cm((imagined_there - there)[:, metres])

@@ -1,0 +1,26 @@
+"""The loss of a temporal distance: apart as far as possible, one step at most between neighbours in time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FAR = 50.0  # steps at which pushing apart begins to fade
+SOFTNESS = 0.1
+TIGHTNESS = 100.0  # price of a neighbour's distance beyond one step, in relation to pushing apart
+
+
+def temporal_distance_loss(embedded: Tensor) -> Tensor:
+    """Loss of embedded clips B x T x E (Wang et al. 2023, equation 8, with a fixed multiplier).
+
+    spread = mean over all pairs of softplus(0.1 (50 - d)) / 0.1
+    step   = mean over neighbours in time of max(0, d - 1)^2
+    loss   = (spread + 100 step) / 100
+    """
+    points = embedded.float().flatten(0, 1)  # (B*T) x E
+    squared = (points[:, None] - points[None]).square().sum(-1)
+    apart = (squared + 1e-6).sqrt()  # the diagonal would have no gradient
+    spread = (F.softplus(SOFTNESS * (FAR - apart)) / SOFTNESS).mean()
+    step = torch.linalg.vector_norm(embedded.float().diff(dim=1), dim=-1)  # B x (T - 1)
+    return (spread + TIGHTNESS * F.relu(step - 1).square().mean()) / TIGHTNESS
