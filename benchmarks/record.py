@@ -16,11 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
+def about(command: str) -> dict[str, Any]:
+    """When, where and from which commit a result comes. ``command`` is what makes it again."""
+    return {"command": command, "date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine()}
+
+
 def write_result(name: str, command: str, settings: dict[str, Any], metrics: dict[str, Any], **more: Any) -> Path:
     """Write ``benchmarks/results/<name>.json`` and return its path. ``command`` is what makes it again."""
     path = RESULTS / f"{name}.json"
-    about = {"command": command, "date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine()}
-    write_json_atomic(path, {**about, "versions": versions(), "settings": settings, "metrics": metrics, **more})
+    content = {**about(command), "versions": versions(), "settings": settings, "metrics": metrics, **more}
+    write_json_atomic(path, content)
     return path
 
 

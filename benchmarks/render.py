@@ -102,11 +102,84 @@ def bridge_phases() -> str:
     return _markdown(HEAD, rows) + note + _about(result)
 
 
+def _rate(rate: dict[str, float]) -> str:
+    return f"{100 * rate['value']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
+
+
+def _origins(rows: dict[str, Any]) -> str:
+    """Where, when and from which commits the rows of a result come."""
+    made = sorted({(row["date"], row["machine"]["cpu"], row["machine"]["cores"]) for row in rows.values()})
+    where = "; ".join(f"{date}, {cpu}, {cores} cores" for date, cpu, cores in made)
+    commits = ", ".join(sorted({row["commit"] for row in rows.values()}))
+    return f"\nEach row is written by `python -m benchmarks.sims TASK` ({where}; commits {commits}).\n"
+
+
+def sims_success() -> str:
+    """The suite: every task's criteria with floor, planner and ceiling."""
+    result = read_result("sims")
+    lines = []
+    for name, row in result["rows"].items():
+        summary = row["summary"]["image"]
+        for i, criterion in enumerate(summary["planner"]["success"]):
+            rates = {method: summary[method]["success"][criterion] for method in summary}
+            first = [f"`{name}`", f"{row['training_s'] / 60:.0f} min", f"{summary['planner']['plan_ms']['p50']:.0f} ms"]
+            lines.append(
+                [
+                    first[0] if i == 0 else "",
+                    criterion,
+                    _rate(rates["random"]["end"]),
+                    *(_rate(rates["planner"][when]) for when in ("end", "held", "ever")),
+                    _rate(rates["scripted"]["end"]),
+                    *(first[1:] if i == 0 else ["", ""]),
+                ]
+            )
+    head = ["task", "within", "random, end", "planner, end", "held", "ever", "scripted, end", "training", "plan p50"]
+    count = {metrics["episodes"] for metrics in result["metrics"].values()}
+    note = f"\n{' or '.join(map(str, sorted(count)))} test pairs per task, 95 % Wilson intervals in brackets.\n"
+    return _markdown(head, lines) + note + _origins(result["rows"])
+
+
+def sims_distances() -> str:
+    """The suite counted the peers' way: goals d environment steps away in an episode, twice as many to get there."""
+    result = read_result("sims")
+    lines = []
+    for name, row in result["rows"].items():
+        for key in ("d25", "d50", "d75"):
+            summary = row["summary"][key]
+            criterion = next(iter(summary["planner"]["success"]))
+            rates = {method: summary[method]["success"][criterion] for method in summary}
+            cells = [_rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]
+            lines.append([f"`{name}`" if key == "d25" else "", key[1:], criterion, *cells])
+    head = [
+        "task",
+        "steps",
+        "within",
+        *(f"{m}, {w}" for m in ("random", "planner", "scripted") for w in ("ever", "end")),
+    ]
+    return _markdown(head, lines) + _origins(result["rows"])
+
+
+def sims_told() -> str:
+    """Goals in words and as labels on the suite's tasks that were taught them."""
+    result = read_result("sims")
+    lines = [
+        [f"`{name}`", kind, method, *(_rate(rates["success"]["as told"][when]) for when in ("ever", "end"))]
+        for name, row in result["rows"].items()
+        for kind in ("text", "label")
+        if kind in row["summary"]
+        for method, rates in row["summary"][kind].items()
+    ]
+    return _markdown(["task", "goals", "", "as told, ever", "as told, at the end"], lines) + _origins(result["rows"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo-success": demo_success,
     "demo-phases": demo_phases,
     "bridge-phases": bridge_phases,
     "goals-success": goals_success,
+    "sims-success": sims_success,
+    "sims-distances": sims_distances,
+    "sims-told": sims_told,
 }
 
 

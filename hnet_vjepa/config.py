@@ -49,7 +49,7 @@ class EncoderConfig(_Section):
     stem_stride: int = Field(default=4, gt=0, multiple_of=2)
     widths: Stages = (32, 64)
     depths: Stages = (1, 1)
-    times: Stages = (1, 2)
+    times: Stages = Field(default=(1, 1), description="frames that the blocks of a stage look at")
 
     @model_validator(mode="after")
     def _stages(self) -> EncoderConfig:

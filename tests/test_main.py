@@ -25,7 +25,7 @@ def test_it_says_how_to_make_the_episodes(tmp_path: Path) -> None:
 
 
 def test_it_trains(tmp_path: Path, toy_store: Path) -> None:
-    few = [word for field in ("steps=1", "batch_size=2", "clip_frames=2") for word in ("--set", f"action.{field}")]
+    few = [word for field in ("steps=1", "batch_size=2", "clip_frames=3") for word in ("--set", f"action.{field}")]
     done = main(tmp_path, "--work_dir=out", "--sequence", "action", "--data", str(toy_store), *few)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("checkpoint: out/action\n")

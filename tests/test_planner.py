@@ -64,21 +64,29 @@ def test_no_number_of_a_plan_is_beyond_its_bound_in_any_precision(toy_run: Path)
 
 
 def test_the_reported_energies_are_those_of_imagining_the_reported_actions(toy_run: Path) -> None:
-    """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distance."""
+    """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distances."""
     checkpoint = load_checkpoint(toy_run / "action")
     model, spec = checkpoint.model, checkpoint.model.robot.action
     asked = query()
     [result] = WorldModelPlanner(checkpoint).plan([asked])
     assert isinstance(asked.goal, ImageGoal)
+    plan, phi = model.config.plan, model.world_model.steps.mlp
+    assert plan.latent > 0 and plan.steps > 0
     with torch.no_grad():
         video = torch.from_numpy(asked.frames[None]).float() / 127.5 - 1
-        state = model.states(video)[0][:, -1]
+        states = model.states(video)[0]
+        before, state = states[:, max(0, states.shape[1] - 2)], states[:, -1]
         goal = model.states(torch.from_numpy(asked.goal.frame[None, None]).float() / 127.5 - 1)[0][:, 0]
-        assert result.energy_now == pytest.approx(float(energy(state, goal, "l1")), rel=1e-4)
-        for action, expected in zip(result.actions, result.energies, strict=True):
+
+        def expected(state: torch.Tensor) -> float:
+            apart = (phi(state.flatten(1)) - phi(goal.flatten(1))).square().sum().sqrt()
+            return float(plan.latent * (state - goal).abs().mean() + plan.steps * apart)
+
+        assert result.energy_now == pytest.approx(expected(state), rel=1e-4)
+        for action, reported in zip(result.actions, result.energies, strict=True):
             normal = (torch.from_numpy(action[:2]) - torch.tensor(spec.mean)) / torch.tensor(spec.std)
-            state = model.world_model.dynamics(state, normal[None])
-            assert float(energy(state, goal, "l1")) == pytest.approx(float(expected), rel=1e-3)
+            state, before = model.world_model.dynamics(state, before, normal[None]), state
+            assert expected(state) == pytest.approx(float(reported), rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_plan_alone_or_in_company(planner: WorldModelPlanner) -> None:

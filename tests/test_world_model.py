@@ -1,38 +1,61 @@
+import pytest
 import torch
 
-from hnet_vjepa.models.world_model import CrossAttentionFuser, Dynamics, InverseDynamics, rollout
+from hnet_vjepa.models.world_model import CrossAttentionFuser, Dynamics, FlatDynamics, InverseDynamics, rollout
+
+KINDS = ("transformer", "flat")
 
 
-def make() -> Dynamics:
+def fresh(kind: str) -> Dynamics | FlatDynamics:
     torch.manual_seed(0)
-    dynamics = Dynamics(8, 4, 3, 16, 1, 2)
+    return Dynamics(8, 4, 3, 16, 1, 2) if kind == "transformer" else FlatDynamics(8, 4, 3, 16, 2)
+
+
+def make(kind: str) -> Dynamics | FlatDynamics:
+    dynamics = fresh(kind)
     with torch.no_grad():
         dynamics.change.weight.normal_(std=0.1)
     return dynamics
 
 
-def test_it_starts_as_nothing_moves() -> None:
-    dynamics = Dynamics(8, 4, 3, 16, 1, 2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_as_nothing_moves(kind: str) -> None:
     state = torch.randn(5, 4, 8)
-    assert torch.equal(dynamics(state, torch.randn(5, 3)), state)
+    assert torch.equal(fresh(kind)(state, torch.randn(5, 4, 8), torch.randn(5, 3)), state)
 
 
-def test_a_rollout_is_its_steps_one_after_another() -> None:
-    dynamics, state, actions = make(), torch.randn(5, 4, 8), torch.randn(5, 3, 3)
-    imagined = rollout(dynamics, state, actions)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rollout_is_its_steps_one_after_another(kind: str) -> None:
+    dynamics, state, before, actions = make(kind), torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 3, 3)
+    imagined = rollout(dynamics, state, before, actions)
     assert imagined.shape == (5, 3, 4, 8)
     for step in range(3):
-        state = dynamics(state, actions[:, step])
+        state, before = dynamics(state, before, actions[:, step]), state
         torch.testing.assert_close(imagined[:, step], state)
 
 
-def test_the_first_action_changes_all_later_states_and_the_last_only_the_last() -> None:
-    dynamics, state, actions = make(), torch.randn(1, 4, 8), torch.randn(1, 3, 3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_action_changes_all_later_states_and_the_last_only_the_last(kind: str) -> None:
+    dynamics, state, before, actions = make(kind), torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3, 3)
     changed = actions.clone()
     changed[:, 2] += 1
-    before, after = rollout(dynamics, state, actions), rollout(dynamics, state, changed)
-    assert torch.equal(before[:, :2], after[:, :2])
-    assert not torch.allclose(before[:, 2], after[:, 2])
+    one, other = rollout(dynamics, state, before, actions), rollout(dynamics, state, before, changed)
+    assert torch.equal(one[:, :2], other[:, :2])
+    assert not torch.allclose(one[:, 2], other[:, 2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_motion_so_far_counts(kind: str) -> None:
+    dynamics, state, action = make(kind), torch.randn(1, 4, 8), torch.randn(1, 3)
+    assert not torch.allclose(dynamics(state, state, action), dynamics(state, state - 1, action))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_gets_gradient_through_a_rollout(kind: str) -> None:
+    dynamics = make(kind)
+    imagined = rollout(dynamics, torch.randn(2, 4, 8), torch.randn(2, 4, 8), torch.randn(2, 3, 3))
+    (imagined * torch.randn_like(imagined)).sum().backward()
+    assert [n for n, p in dynamics.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 def test_slots_take_different_things_from_the_action() -> None:
@@ -42,13 +65,6 @@ def test_slots_take_different_things_from_the_action() -> None:
     taken = fuser(slots, action) - slots
     assert torch.cdist(taken[0], taken[0]).add(torch.eye(4)).min() > 1e-4
     assert not torch.allclose(fuser(slots, action), fuser(slots, action + 1))
-
-
-def test_every_weight_gets_gradient_through_a_rollout() -> None:
-    dynamics = make()
-    imagined = rollout(dynamics, torch.randn(2, 4, 8), torch.randn(2, 3, 3))
-    (imagined * torch.randn_like(imagined)).sum().backward()
-    assert [n for n, p in dynamics.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 def test_inverse_dynamics_takes_any_leading_shape() -> None:

@@ -1,0 +1,188 @@
+"""The suite of simulated robots: collect, train and judge one task after another, every row by itself.
+
+``python -m benchmarks.sims TASK...`` makes the rows of these tasks in ``benchmarks/results/sims.json`` anew and leaves
+the others; without a task it makes those that are missing. Whatever is finished in the work directory (episodes,
+phases, evaluations of the same weights) is not done again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import render
+from benchmarks.record import RESULTS, about, read_result, write_result
+from hnet_vjepa.checkpoint import read_manifest
+from hnet_vjepa.config import PHASES, PhaseName, load_config
+from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.planner import load_planner
+from hnet_vjepa.utils.files import write_json_atomic
+from sims.collect import collect
+from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
+from sims.manifest import check_pairs
+from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
+from sims.protocol import GoalKind, budget, make_pairs
+from sims.registry import get_task
+from sims.task import Task
+
+EPISODES = 300  # test pairs that a gate is judged on
+FAR_EPISODES = 100  # of each distance in steps
+DISTANCES = (25, 50, 75)  # steps of the environment
+IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a task's model comes about, and which goals it is asked for besides pictures."""
+
+    config: str
+    episodes: int = 800
+    phases: tuple[PhaseName, ...] = IMAGES_ONLY
+    told: tuple[GoalKind, ...] = ()
+
+
+RECIPES: dict[str, Recipe] = {
+    "fetch-reach": Recipe("fetch_reach", 1000, PHASES, ("text", "label")),
+    "reacher": Recipe("reacher"),
+    "point-maze": Recipe("point_maze"),
+    "two-room": Recipe("two_room", 700),
+    "meta-world-reach": Recipe("meta_world_reach"),
+    "meta-world-reach-wall": Recipe("meta_world_reach"),
+    "fetch-push": Recipe("fetch_push", 1500),
+    "push-t": Recipe("push_t", 2000),
+}
+
+
+def train(task: Task, recipe: Recipe, work: Path) -> Path:
+    """Collect the task's episodes and train its model, as far as that is not done; return the checkpoint."""
+    data = collect(task.name, recipe.episodes, 0, work / "episodes")
+    run_pipeline(load_config(recipe.config), data, work / "training", recipe.phases)
+    return work / "training" / "action"
+
+
+def judge(
+    task: Task, checkpoint: Path, work: Path, kind: GoalKind, distance: int | None, episodes: int
+) -> dict[str, Any]:
+    """Evaluate on test pairs, unless these weights were judged on them before; the result as plain JSON values."""
+    planner = load_planner(checkpoint, threads=1)
+    name = kind if distance is None else f"{kind}-d{distance}"
+    path = work / "evaluation" / f"{name}.json"
+    if path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text())
+        if known["conditions"]["weights"] == planner.card.fingerprint and known["episodes_asked"] == episodes:
+            return known
+    check_card(task, planner.card, kind)
+    with contextlib.closing(task.open()) as simulation:
+        pairs = make_pairs(task, simulation, "test", 0, episodes, kind, distance)
+        drawn = check_pairs(task, pairs, "test", 0, kind, distance)
+        policies: list[Policy] = [RandomPolicy(task), local_planner(planner), ScriptedPolicy(task)]
+        if distance is not None:
+            policies.append(ReplayPolicy(task))
+        conditions = {"weights": planner.card.fingerprint, "planner": "in process, one thread", "pairs": drawn}
+        steps = budget(task, distance)
+        result: EvaluationResult = evaluate(
+            task, simulation, policies, pairs, "test", 0, kind, conditions, steps=steps, distance=distance
+        )
+    print(as_text(result), flush=True)
+    content = {**to_json(result), "episodes_asked": episodes}
+    write_json_atomic(path, content)
+    return content
+
+
+def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything about one task: the metrics, and what stands behind them."""
+    checkpoint = train(task, recipe, work)
+    card, manifest = load_planner(checkpoint, threads=1).card, read_manifest(checkpoint)
+    standard = judge(task, checkpoint, work, "image", None, episodes)
+    main, floor, ceiling = (standard["summary"][name] for name in ("planner", "random", "scripted"))
+    criteria = standard["criteria"]
+    first = main["success"][criteria[0]]
+    metrics: dict[str, Any] = {
+        "success_end": first["end"]["value"],
+        "success_ever": first["ever"]["value"],
+        "success_held": first["held"]["value"],
+        "ci95": [first["end"]["low"], first["end"]["high"]],
+        "random_success_end": floor["success"][criteria[0]]["end"]["value"],
+        "ceiling_success_end": ceiling["success"][criteria[0]]["end"]["value"],
+        "episodes": episodes,
+        "plan_ms_p50": main["plan_ms"]["p50"],
+    }
+    for criterion in criteria:
+        short = criterion.replace(" ", "").replace("xallowed", "x")
+        metrics[f"success_end_{short}"] = main["success"][criterion]["end"]["value"]
+        metrics[f"random_success_end_{short}"] = floor["success"][criterion]["end"]["value"]
+    summaries = {"image": standard["summary"]}
+    for distance in DISTANCES:
+        result = judge(task, checkpoint, work, "image", distance, far)
+        summaries[f"d{distance}"] = result["summary"]
+        for method, prefix in (("planner", ""), ("random", "random_"), ("scripted", "ceiling_")):
+            found = result["summary"][method]["success"][criteria[0]]
+            for when in ("ever", "end"):
+                metrics[f"{prefix}success_{when}_d{distance}"] = found[when]["value"]
+    for kind in recipe.told:
+        result = judge(task, checkpoint, work, kind, None, episodes)
+        summaries[kind] = result["summary"]
+        metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"]["as told"]["end"]["value"]
+        metrics[f"{kind}_random_success_end"] = result["summary"]["random"]["success"]["as told"]["end"]["value"]
+    behind = {
+        **about(f"python -m benchmarks.sims {task.name}"),
+        "recipe": asdict(recipe),
+        "weights": manifest.fingerprint,
+        "parameters": card.parameters,
+        "training_s": sum(phase.seconds for phase in manifest.phases),
+        "phases": {phase.phase: {"seconds": phase.seconds, "metrics": phase.metrics} for phase in manifest.phases},
+        "search": asdict(card.search),
+        "interval": task.interval,
+        "steps": standard["steps"],
+        "excluded": standard["excluded"],
+        "comparisons": standard["comparisons"],
+        "summary": summaries,
+    }
+    return metrics, behind
+
+
+def known() -> dict[str, Any]:
+    """The rows that are there."""
+    return read_result("sims") if (RESULTS / "sims.json").is_file() else {"metrics": {}, "rows": {}}
+
+
+def main() -> None:
+    """Make the rows that are asked for."""
+    parser = argparse.ArgumentParser(description="Train and judge a model on simulated robots, row by row.")
+    parser.add_argument("task", nargs="*", help="which tasks; by default all that have no row yet")
+    parser.add_argument("--work", type=Path, default=Path("outputs/sims"), help="episodes, models and evaluations")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="test pairs")
+    parser.add_argument("--far-episodes", type=int, default=FAR_EPISODES, help="test pairs of each distance in steps")
+    options = parser.parse_args()
+    try:
+        wanted = options.task or [name for name in RECIPES if name not in known()["metrics"]]
+        for name in wanted:
+            if name not in RECIPES:
+                raise one_of("task", name, RECIPES)
+        for name in wanted:
+            metrics, behind = row(
+                get_task(name), RECIPES[name], options.work / name, options.episodes, options.far_episodes
+            )
+            before = known()  # another process may have made another row meanwhile
+            path = write_result(
+                "sims",
+                "python -m benchmarks.sims",
+                {"split": "test", "seed": 0, "budget": "twice the distance for goals d steps away"},
+                {**before["metrics"], name: metrics},
+                rows={**before["rows"], name: behind},
+            )
+            print(f"{path}: {name}")
+    except UserError as error:
+        print(f"sims: {error}", file=sys.stderr)
+        sys.exit(2)
+    render.main()
+
+
+if __name__ == "__main__":
+    main()
