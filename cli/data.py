@@ -113,9 +113,10 @@ def info(
         write_bytes_atomic(sheet, encode_png(contact_sheet(store.episodes)))
         _note(f"wrote {sheet}")
     if as_json:
-        print(json.dumps({"store": store.info.model_dump(mode="json"), **asdict(summary)}, indent=2))
+        described = {"store": store.info.model_dump(mode="json"), **asdict(summary), "verified": verify}
+        print(json.dumps(described, indent=2))
     else:
-        _show(store, summary)
+        _show(store, summary, verify)
 
 
 def _note(sentence: str) -> None:
@@ -129,8 +130,8 @@ def _imported(out: Path) -> None:
     print(f"imported {len(store.episodes)} episodes, {sum(map(len, store.episodes))} frames into {out}")
 
 
-def _show(store: EpisodeStore, summary: Summary) -> None:
-    """Print a summary as tables."""
+def _show(store: EpisodeStore, summary: Summary, verified: bool) -> None:
+    """Print a summary as tables, and whether every file was read and found to be what was written."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -150,6 +151,7 @@ def _show(store: EpisodeStore, summary: Summary) -> None:
         ("captions", f"at {summary.captioned:.0%} of the frames, {summary.different_sentences} different"),
         ("size", f"{summary.bytes / 1e6:.1f} MB, shards: {store.info.shards}"),
         ("fingerprint", summary.fingerprint),
+        *([("verified", "every file is what was written")] if verified else []),
     ):
         general.add_row(name, escape(value))
     console.print(general)

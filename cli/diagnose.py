@@ -8,10 +8,18 @@ from typing import Annotated
 
 import typer
 
+from cli.models import MODEL_HELP, chosen_checkpoint, trained_task
+
 
 def diagnose(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint that plans; the phase 'action' makes one.")],
-    task: Annotated[str, typer.Option(help="Which simulated robot; 'hnet sims list' shows them.")] = "fetch-reach",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint that plans; the phase 'action' makes one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Which simulated robot; 'hnet sims list' shows them. By default the one it was trained for."),
+    ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Starts and goals at which the search is examined.")] = 20,
     candidates: Annotated[
         int, typer.Option(min=2, help="Action sequences per pair that are done in the true simulation.")
@@ -41,10 +49,11 @@ def diagnose(
     from sims.protocol import refuse_evaluation_data
     from sims.registry import get_task
 
-    chosen = get_task(task)
-    loaded = load_checkpoint(checkpoint)
+    source = chosen_checkpoint(checkpoint, model)
+    chosen = get_task(task or trained_task(source))
+    loaded = load_checkpoint(source)
     for phase in loaded.manifest.phases:
-        refuse_evaluation_data(phase.data_settings, f"{checkpoint}, phase {phase.phase},")
+        refuse_evaluation_data(phase.data_settings, f"{source}, phase {phase.phase},")
     inspector = Inspector(loaded)
     check_card(chosen, inspector.planner.card, "image")
     with disk_errors(out):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli.models import MODEL_HELP, chosen_checkpoint, trained_task
 from hnet_vjepa.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    task: Annotated[str, typer.Option(help="Which simulated robot; 'hnet sims list' shows them.")] = "fetch-reach",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Which simulated robot; 'hnet sims list' shows them. By default the one that the model was trained "
+            "for, and fetch-reach with --url."
+        ),
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A running planner service, as the robot would use it.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Or a checkpoint, planned with in this process.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Score --checkpoint on the held-out episodes of this data set instead; no simulation."),
@@ -84,6 +92,8 @@ def evaluate(
 
     hnet evaluate --checkpoint outputs/action --episodes 100
 
+    hnet evaluate --model fetch-reach                            # one that came along
+
     hnet evaluate --checkpoint outputs/action --distance 25      # goals 25 steps away, 50 steps to get there
 
     hnet evaluate --checkpoint outputs/action --vary light --vary camera
@@ -100,13 +110,20 @@ def evaluate(
     from sims.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
     from sims.training import CHUNKS, read_run, training_sections
 
-    if data is not None:
-        _score_recordings(data, checkpoint, url, out)
+    if data is not None and url is not None:
+        raise UserError("--data scores what a model expects of recordings; give --checkpoint or --model, not --url")
+    if url is not None and (checkpoint is not None or model is not None):
+        raise UserError("give only one of --url, --checkpoint and --model")
+    source = chosen_checkpoint(checkpoint, model, or_url=data is None) if url is None else None
+    if data is not None and source is not None:
+        _score_recordings(data, source, out)
         return
+    if task is None:
+        task = "fetch-reach" if source is None else trained_task(source)
     chosen = get_task(task)
     factors = chosen_factors(chosen, vary or ())
     run = read_run(training) if training is not None else None
-    with _planner(url, token or None, checkpoint, deadline_ms) as (policy, card, conditions):
+    with _planner(url, token or None, source, model or str(source), deadline_ms) as (policy, card, conditions):
         check_card(chosen, card, goal)
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -151,14 +168,12 @@ def evaluate(
     print(f"report: {out / 'report.html'}")
 
 
-def _score_recordings(data: Path, checkpoint: Path | None, url: str | None, out: Path) -> None:
+def _score_recordings(data: Path, checkpoint: Path, out: Path) -> None:
     """Score a checkpoint on held-out recordings; print the table and write it with result.json."""
     from hnet_vjepa.checkpoint import load_checkpoint
     from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
     from sims import recorded
 
-    if checkpoint is None or url is not None:
-        raise UserError("--data scores what a model expects of recordings; give --checkpoint with it, and no --url")
     loaded = load_checkpoint(checkpoint)
     result = recorded.score(loaded, recorded.open_recordings(data, loaded))
     table = recorded.as_text(result)
@@ -169,15 +184,16 @@ def _score_recordings(data: Path, checkpoint: Path | None, url: str | None, out:
 
 @contextlib.contextmanager
 def _planner(
-    url: str | None, token: str | None, checkpoint: Path | None, deadline_ms: float | None
+    url: str | None, token: str | None, checkpoint: Path | None, name: str, deadline_ms: float | None
 ) -> Iterator[tuple[PlannerPolicy, ModelCard, dict[str, str]]]:
-    """Open the planner that is asked for; give the policy, what the model is, and what the report says of it."""
+    """Open the planner at ``url``, or else of ``checkpoint``, which the report calls ``name``.
+
+    Give the policy, what the model is, and what the report says of it.
+    """
     from planner_service.client import PlanError, PlannerClient
     from sims.policies import local_planner, remote_planner
     from sims.protocol import refuse_evaluation_data
 
-    if (url is None) == (checkpoint is None):
-        raise UserError("give either --url, for a running service, or --checkpoint, to plan in this process")
     deadline = {} if deadline_ms is None else {"deadline": f"{deadline_ms:g} ms"}
     if url is not None:
         with PlannerClient(url, token) as client:
@@ -196,7 +212,7 @@ def _planner(
         yield (
             local_planner(planner, deadline_ms),
             planner.card,
-            {"planner": str(checkpoint), **_facts(planner.card), **deadline},
+            {"planner": name, **_facts(planner.card), **deadline},
         )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+from cli.stopping import stoppable
+
 # Before torch is loaded: how long its threads wait actively for each other. The library's own 300,000 turns slow a step
 # down tenfold as soon as another process (a simulator, a second robot) wants the same cores; idle cores lose nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import typer
+with stoppable():  # this takes half a second, long enough for a Ctrl-C
+    import typer
 
-from cli import data, diagnose, doctor, evaluate, serve, sims, train
-from hnet_vjepa.errors import UserError
+    from cli import data, diagnose, doctor, evaluate, models, serve, sims, train
+    from hnet_vjepa.errors import UserError
 
 app = typer.Typer(
     name="hnet",
@@ -28,20 +31,16 @@ app.command("train")(train.train)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("diagnose")(diagnose.diagnose)
+app.command("models")(models.models)
+app.command("export")(models.export)
 app.command("doctor")(doctor.doctor)
 
 
-INTERRUPTED = 130  # typer turns Ctrl-C into this exit status, without a word
-
-
 def run() -> None:
-    """Entry point: one clear line and exit status 2 for what the user can put right; 130 when interrupted."""
+    """Entry point: one clear line and exit status 2 for what the user can put right; 130 or 143 when told to stop."""
     try:
-        app()
+        with stoppable():
+            app()
     except UserError as error:
         print(f"hnet: {error}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as done:
-        if done.code == INTERRUPTED:
-            print("hnet: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        raise

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from cli.models import MODEL_HELP, chosen_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import Planner
 from planner_service.app import create_app
@@ -16,7 +17,8 @@ from planner_service.listening import listen
 
 
 def serve(
-    checkpoint: Annotated[Path, typer.Option(help="Directory of a trained checkpoint.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Directory of a trained checkpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a token.")] = (
         "127.0.0.1"
     ),
@@ -34,8 +36,9 @@ def serve(
     ] = 1,
 ) -> None:
     """Answer camera images and a goal with plans, over HTTP."""
-    if not checkpoint.is_dir():
-        raise UserError(f"there is no checkpoint directory {checkpoint}; 'hnet train' writes one")
+    source = chosen_checkpoint(checkpoint, model)
+    if not source.is_dir():
+        raise UserError(f"there is no checkpoint directory {source}; 'hnet train' writes one")
     token = token or None  # an empty HNET_TOKEN is no token
     failure: list[BaseException] = []
 
@@ -44,11 +47,16 @@ def serve(
         try:
             from hnet_vjepa.planning.planner import load_planner
 
-            return load_planner(checkpoint, threads)
+            planner = load_planner(source, threads)
         except BaseException as error:
             failure.append(error)
-            server.should_exit = True
+            stop()
             raise
+        print(f"listening on http://{shown}:{bound}", flush=True)  # only now is it sure that it will serve
+        return planner
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
 
     app = create_app(load, token)
     listener = listen(host, port, local_only=token is None)
@@ -62,11 +70,10 @@ def serve(
         )
     )
     # uvicorn shuts down on SIGTERM and SIGINT and then raises the signal again; this makes that a normal exit.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    print(f"listening on http://{shown}:{bound}", flush=True)
     server.run(sockets=[listener])
     if failure:
         raise failure[0]

@@ -7,12 +7,14 @@
     robot.json            camera, action spec with normalisation, labels
     manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
 
-Nothing is ever unpickled. A directory appears in one step, when all of it is on the disk.
+Nothing is ever unpickled. A directory appears in one step, when all of it is on the disk. A checkpoint for planning
+only (``hnet_vjepa.export``) leaves out the modules that its manifest names.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
@@ -27,6 +30,7 @@ from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
 FORMAT = 1
+ADDED = ("words", "left_out", "exported_from")  # older manifests have not these; where empty they are not hashed
 
 
 class PhaseRecord(BaseModel):
@@ -54,6 +58,9 @@ class Manifest(BaseModel):
     reached_energy: float | None = Field(default=None, description="image goals nearer than this count as reached")
     reached_text_energy: float | None = Field(default=None, description="the same for goals in words")
     versions: dict[str, str] = Field(default_factory=dict)
+    words: tuple[str, ...] = Field(default=(), description="words of the captions it was trained on; empty: not known")
+    left_out: tuple[str, ...] = Field(default=(), description="modules that are not in the file: planning needs none")
+    exported_from: str = Field(default="", description="fingerprint of the whole checkpoint that it was made from")
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every file")
 
     @property
@@ -64,6 +71,10 @@ class Manifest(BaseModel):
     def trained(self) -> tuple[PhaseName, ...]:
         """Names of the phases, in the order they were trained."""
         return tuple(record.phase for record in self.phases)
+
+    def lacks(self, name: str) -> bool:
+        """Whether a weight of that name is left out."""
+        return name.startswith(tuple(f"{module}." for module in self.left_out))
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,17 @@ class Checkpoint:
         return self.manifest.fingerprint
 
 
-def save_checkpoint(path: Path, model: HNetVJEPA, manifest: Manifest) -> None:
-    """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full."""
+def save_checkpoint(
+    path: Path, model: HNetVJEPA, manifest: Manifest, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full.
+
+    ``weights``: what to write instead of all of the model's own, if not everything or not in full precision.
+    """
     with directory_atomic(path) as folder:
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        (folder / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
+        written = model.state_dict() if weights is None else weights
+        content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in written.items()})
+        (folder / "weights.safetensors").write_bytes(content)
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -117,7 +134,9 @@ def read_manifest(path: Path) -> Manifest:
 def _own_hash(manifest: Manifest) -> str:
     """SHA-256 of a manifest without the entry that holds it."""
     files = {name: value for name, value in manifest.files.items() if name != "manifest.json"}
-    return hashlib.sha256(manifest.model_copy(update={"files": files}).model_dump_json().encode()).hexdigest()
+    unused = {name for name in ADDED if not getattr(manifest, name)}
+    content = manifest.model_copy(update={"files": files}).model_dump_json(exclude=unused)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Checkpoint:
@@ -136,15 +155,20 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
         robot = Robot.model_validate_json((path / "robot.json").read_bytes())
         weights = safetensors.torch.load((path / "weights.safetensors").read_bytes())
         model = HNetVJEPA(config, robot)
-        model.load_state_dict(weights)
+        fresh = {name: tensor for name, tensor in model.state_dict().items() if manifest.lacks(name)}
+        model.load_state_dict({**fresh, **weights})  # half precision becomes float32 here
     except (ValidationError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not fit this version: {' '.join(str(error).split())[:300]}") from error
     return Checkpoint(path, model.to(device).eval(), manifest)
 
 
-def load_matching(model: HNetVJEPA, source: HNetVJEPA) -> list[str]:
-    """Copy every weight of ``source`` that fits a place in ``model``; return the names of those that start fresh."""
-    own, given = model.state_dict(), source.state_dict()
+def load_matching(model: HNetVJEPA, source: Checkpoint) -> list[str]:
+    """Copy every weight of ``source`` that fits a place in ``model``; return the names of those that start fresh.
+
+    What a checkpoint for planning only leaves out starts fresh.
+    """
+    own = model.state_dict()
+    given = {name: tensor for name, tensor in source.model.state_dict().items() if not source.manifest.lacks(name)}
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))

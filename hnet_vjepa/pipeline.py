@@ -20,6 +20,7 @@ from hnet_vjepa.config import PHASES, Config, PhaseName
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
+from hnet_vjepa.models.text import split_words
 from hnet_vjepa.planning.calibration import measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import check_data, finish, train
@@ -151,7 +152,7 @@ def _train_phase(
             data_settings=store.info.settings,
         )
         kept = tuple(r for r in manifest.phases if r.phase not in UNDONE_BY[name])
-        manifest = Manifest(phases=(*kept, record), versions=versions())
+        manifest = Manifest(phases=(*kept, record), versions=versions(), words=_words(name, manifest, kept, store))
         if "action" in manifest.trained():
             manifest = manifest.model_copy(update=measure_reached(model, store, manifest.trained()))
         save_checkpoint(target, model, manifest)
@@ -159,6 +160,19 @@ def _train_phase(
         finish(work_dir / f"{name}.run")
     _wait()
     return target
+
+
+def _words(name: PhaseName, before: Manifest, kept: Sequence[PhaseRecord], store: EpisodeStore) -> tuple[str, ...]:
+    """The words of all captions that the text tower has learnt from, once phase ``name`` is done."""
+    if name != "language" and "language" not in {record.phase for record in kept}:
+        return ()
+    if "language" in before.trained() and not before.words:
+        return ()  # an older checkpoint, which does not say what it was told
+    known = set(before.words)
+    if name in ("language", "action"):  # the action phase rehearses
+        sentences = {sentence for e in store.split("train") for captions in e.captions for sentence in captions}
+        known |= {word for sentence in sentences for word in split_words(sentence)}
+    return tuple(sorted(known))
 
 
 def _before(name: PhaseName, work_dir: Path) -> Path | None:
@@ -222,7 +236,7 @@ def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HN
         scale = {"mean": source.model.robot.action.mean, "std": source.model.robot.action.std}
         robot = robot.model_copy(update={"action": robot.action.model_copy(update=scale)})
     model = HNetVJEPA(config, robot)
-    fresh = load_matching(model, source.model)
+    fresh = load_matching(model, source)
     lost = {p for p, parts in PARTS.items() if any(name.startswith(parts) for name in fresh)}
     lost |= set() if same_actions else {"action"}
     lost |= set() if robot.labels == source.model.robot.labels else {"probe"}
@@ -230,7 +244,9 @@ def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HN
     if _is_main() and len(kept) < len(source.manifest.phases):
         gone = ", ".join(r.phase for r in source.manifest.phases if r.phase in lost)
         print(f"{before} was made for another robot or config: what its phases {gone} learnt starts fresh", flush=True)
-    return model, source.manifest.model_copy(update={"phases": kept})
+    if _is_main() and source.manifest.left_out:
+        print(f"{before} is for planning only: {', '.join(source.manifest.left_out)} start fresh", flush=True)
+    return model, source.manifest.model_copy(update={"phases": kept, "left_out": (), "exported_from": ""})
 
 
 def _write_pipeline(work_dir: Path, settings: dict[str, object], record: PhaseRecord) -> None:

@@ -49,6 +49,7 @@ class PlanReply:
     request_id: str
     model: str  # fingerprint of the checkpoint
     state: NDArray[np.float32] | None  # S x d, for a LatentGoal, when it was asked for
+    warnings: tuple[str, ...] = ()  # why the plan may not be what was meant
 
 
 class PlannerClient:
@@ -125,6 +126,7 @@ class PlannerClient:
             request_id=reply.request_id,
             model=reply.model,
             state=None if reply.state is None else np.asarray(reply.state, np.float32),
+            warnings=tuple(reply.warnings),
         )
 
     def model(self) -> ModelCard:

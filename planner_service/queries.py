@@ -81,6 +81,7 @@ def to_response(
         deadline_met=request.deadline_ms is None or timing.total <= request.deadline_ms,
         timing_ms=timing,
         state=result.state.tolist() if request.return_state else None,
+        warnings=list(result.warnings),
         request_id=request_id,
         model=card.fingerprint,
     )

@@ -162,5 +162,8 @@ class PlanResponse(BaseModel):
     deadline_met: bool = Field(description="The answer was ready before the deadline; true when there was none.")
     timing_ms: Timing
     state: list[list[float]] | None = Field(None, description="The planning state now, when it was asked for.")
+    warnings: list[str] = Field(
+        default_factory=list, description="Why the plan may not be what was meant: words that the model never read."
+    )
     request_id: str
     model: str = Field(description="Fingerprint of the checkpoint that planned.")

@@ -88,18 +88,25 @@ def _write_shard(number: int, task: Task, simulation: Simulation, seed: int, inf
     return len(indices)
 
 
-def _start_worker(drawn_with: Backend) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; shards being written are finished
-    assume(drawn_with)
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C: it is this one's to handle, and their shards are finished."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_parallel(
     shards: list[int], processes: int, drawn_with: Backend, task_name: str, seed: int, info: StoreInfo, out: Path
 ) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")  # a forked graphics context does not work
-    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(drawn_with,))
+    pool = ProcessPoolExecutor(processes, context, initializer=assume, initargs=(drawn_with,))
     try:
-        for done in as_completed([pool.submit(_work, n, task_name, seed, info, out) for n in shards]):
+        with _without_interrupts():
+            pending = [pool.submit(_work, n, task_name, seed, info, out) for n in shards]
+        for done in as_completed(pending):
             yield done.result()
     except BrokenProcessPool as error:
         raise UserError(

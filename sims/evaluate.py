@@ -282,7 +282,7 @@ def summary(result: EvaluationResult, method: MethodResult) -> dict[str, Any]:
     return {
         "episodes": len(method.rollouts),
         "success": {
-            name: {when: asdict(rate) for when, rate in method.rates(i).items()}
+            name: {when: {"value": rate.value, **asdict(rate)} for when, rate in method.rates(i).items()}
             for i, name in enumerate(result.criteria)
         },
         "final_distance": dict(

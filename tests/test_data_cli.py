@@ -67,6 +67,9 @@ def test_info(tmp_path: Path, hnet: Hnet) -> None:
     make_store(tmp_path / "store", make_info(3), per_shard=4)
     status, out, err = hnet("data", "info", tmp_path / "store", "--sheet", tmp_path / "sheet.png", "--verify")
     assert status == 0 and f"wrote {tmp_path / 'sheet.png'}" in err
+    assert "verified" in out and "every file is what was written" in out
+    assert "verified" not in hnet("data", "info", tmp_path / "store")[1]
+    assert json.loads(hnet("data", "info", tmp_path / "store", "--verify", "--json")[1])["verified"] is True
     fingerprint = EpisodeStore(tmp_path / "store").fingerprint()
     for expected in (
         "11 train, 1 held out",
@@ -81,7 +84,7 @@ def test_info(tmp_path: Path, hnet: Hnet) -> None:
         assert sheet.width == 5 * (8 * 11 + 2) and sheet.height == 8 * (6 * 11 + 16)  # frames enlarged to 64 pixels
     status, out, _ = hnet("data", "info", tmp_path / "store", "--json")
     described = json.loads(out)
-    assert described["fingerprint"] == fingerprint
+    assert described["fingerprint"] == fingerprint and described["verified"] is False
     assert [column["name"] for column in described["actions"]] == ["x", "y", "z"]
     assert described["bytes"] > 60 * 6 * 8 * 3
 

@@ -174,7 +174,7 @@ def test_an_interrupted_import_is_taken_up(tmp_path: Path, monkeypatch: pytest.M
         ({"states": csv("a", T - 1)}, f"{T} frames and {T - 1} rows in states.csv; needs {T}$"),
         ({"states": csv("a", T, lambda r, c: "inf")}, "'inf' is not a finite number"),
         ({"labels": csv("a", 2, lambda r, c: 1)}, f"2 rows in labels.csv; needs {T} or 1"),
-        ({"labels": csv("a", T)}, "labels.csv: a label is neither 0 nor 1"),
+        ({"labels": csv("a", T)}, "labels.csv: line 4, column a: 2 is neither 0 nor 1"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path: Path, files: dict[str, str | None], complaint: str) -> None:
@@ -225,6 +225,22 @@ def test_wrong_robots_are_refused(tmp_path: Path, text: str, complaint: str) -> 
     record(tmp_path / "in")
     (tmp_path / "in" / "robot.json").write_text(text)
     refused(tmp_path / "in", complaint)
+
+
+def test_recordings_of_different_sizes_are_said(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        record(tmp_path / "in", name)
+    notes: list[str] = []
+    quiet(tmp_path / "in", tmp_path / "alike", report=notes.append)
+    assert not any("sizes" in note for note in notes)
+    write_pictures(tmp_path / "in" / "b", moving_frames(height=32))
+    quiet(tmp_path / "in", tmp_path / "other", report=notes.append)
+    says = (
+        "different sizes (height x width): 48 x 64 in 2 (the first is a), 32 x 64 in 1 (the first is b); each is scaled"
+    )
+    assert says in notes[-1]
+    write_pictures(tmp_path / "in" / "c", moving_frames(LEVELS[:1], height=24))
+    refused(tmp_path / "in", "c: 0000.png has 24 x 64 pixels but 0001.png has 48 x 64 pixels")
 
 
 def test_wrong_places_are_refused(tmp_path: Path) -> None:

@@ -114,6 +114,20 @@ def _flat() -> bytes:
     return stream.getvalue()
 
 
+def test_pictures_of_different_sizes_are_said_or_refused(tmp_path: Path) -> None:
+    wide = picture(9, (16, 8))
+    other = {**episode(1, 3), "steps/observation/image_0": [wide] * 3}
+    notes: list[str] = []
+    path = write(tmp_path / "a.tfrecord", [episode(0, 3), other])
+    quiet(path, tmp_path / "store", report=notes.append)
+    assert "different sizes" in notes[0] and "8 x 16 in 1" in notes[0] and "record 1" in notes[0]
+    pictures = episode(1, 3)["steps/observation/image_0"]
+    assert isinstance(pictures, list)
+    mixed = {**episode(1, 3), "steps/observation/image_0": [*pictures[:2], wide]}
+    with pytest.raises(UserError, match=r"record 0: picture 0 has .* but picture 2 has 8 x 16 pixels"):
+        quiet(write(tmp_path / "b.tfrecord", [mixed]), tmp_path / "mixed")
+
+
 def test_labels_are_bounded(tmp_path: Path) -> None:
     episodes = [episode(n % 10, 2, f"task {n}") for n in range(70)]
     notes: list[str] = []

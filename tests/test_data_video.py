@@ -107,6 +107,7 @@ def test_wrong_pictures_are_refused(tmp_path: Path) -> None:
         ("twice", "have the same number"),
         ("nameless", "no number"),
         ("broken", "0001.png is not a readable picture"),
+        ("mixed", r"0000.png has 48 x 64 pixels but 0003.png has 24 x 64 pixels \(height x width\)"),
         ("none", "has no pictures"),
     ):
         folder = tmp_path / name
@@ -119,6 +120,8 @@ def test_wrong_pictures_are_refused(tmp_path: Path) -> None:
             (folder / "0002.png").rename(folder / "two.png")
         elif name == "broken":
             (folder / "0001.png").write_bytes((folder / "0001.png").read_bytes()[:90])
+        elif name == "mixed":
+            write_pictures(folder, moving_frames(LEVELS[:1], 24), "0003.png")
         else:
             for file in folder.iterdir():
                 file.unlink()
@@ -167,12 +170,13 @@ def test_the_recording_is_found_or_must_be_chosen(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no recording; put a video"):
         find_recording(tmp_path, None)
     write_pictures(tmp_path, moving_frames())
-    assert_alike(find_recording(tmp_path, None)((24, 32)))
+    assert_alike(find_recording(tmp_path, None).read((24, 32)))
     write_pictures(tmp_path / "wrist", moving_frames(LEVELS[::-1]))
     write_video(tmp_path / "front.webm", "libvpx-vp9", moving_frames())
     with pytest.raises(UserError, match=r"several recordings \(front.webm, wrist, the pictures in it\); .*--camera"):
         find_recording(tmp_path, None)
-    assert_alike(find_recording(tmp_path, "wrist")((24, 32)), LEVELS[::-1])
-    assert_alike(find_recording(tmp_path, "front")((24, 32)))
+    assert_alike(find_recording(tmp_path, "wrist").read((24, 32)), LEVELS[::-1])
+    assert_alike(find_recording(tmp_path, "front").read((24, 32)))
+    assert find_recording(tmp_path, "wrist").size() == find_recording(tmp_path, "front").size() == (48, 64)
     with pytest.raises(UserError, match="no recording named 'side'"):
         find_recording(tmp_path, "side")

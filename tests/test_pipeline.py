@@ -31,7 +31,7 @@ def test_the_metrics_mean_something(toy_run: Path) -> None:
     assert 1 <= pretrain["effective_rank"] <= pretrain["dimensions"]
     assert 0 <= language["retrieval_accuracy"] <= 1 and language["left_right_pairs"] > 0
     assert 0 < probe["mean_ap"] <= 1 and 0 < probe["frequency/left"] < 1
-    assert action["nothing_moves/1"] < action["nothing_moves/5"]
+    assert action["nothing_moves/1"] < max(action[f"nothing_moves/{h}"] for h in range(2, 11))
     assert {f"open_loop/{h}" for h in range(1, 11)} <= set(action)
 
 

@@ -7,7 +7,6 @@ import torch
 
 from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.losses.energy import energy
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import (
     ImageGoal,
@@ -36,7 +35,7 @@ def test_the_card_says_what_the_model_is(planner: WorldModelPlanner) -> None:
     assert card.phases == ("pretrain", "language", "probe", "action")
     assert set(card.goals) == {"image", "text", "label", "latent"}
     assert card.labels == toy.LABELS
-    assert card.history == 1
+    assert card.history == 2  # the encoder looks back one frame, the dynamics another
     assert card.state_shape == (4, 8)
     assert card.camera == toy.CAMERA
     assert card.action.std is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,9 +79,21 @@ def test_serves_and_stops(tmp_path: Path, end: signal.Signals) -> None:
 def test_a_checkpoint_that_does_not_load_ends_the_command(tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     with command("--checkpoint", str(tmp_path / "damaged"), "--port", "0") as process:
-        _, err = process.communicate(timeout=30)
-        assert process.returncode == 2
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (2, "")  # it never said that it listens
         assert err.strip() == f"{tmp_path}/damaged is damaged"
+
+
+def test_an_altered_checkpoint_is_refused_before_it_says_that_it_listens(toy_run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(toy_run / "action", tmp_path / "copy"))
+    weights = bytearray((path / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (path / "weights.safetensors").write_bytes(weights)
+    words = [sys.executable, "-m", "cli", "serve", "--checkpoint", str(path), "--port", "0"]
+    done = subprocess.run(words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"hnet: {path}/weights.safetensors is not the file that was saved")
+    assert done.stderr.count("\n") == 1
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:

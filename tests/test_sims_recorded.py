@@ -75,7 +75,7 @@ def test_command(toy_run: Path, toy_store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.txt").read_text() == done.output
     for more, says in (
         (["--url", "http://x", "--checkpoint", "c"], "--data scores what a model expects of recordings; give --check"),
-        ([], "give --checkpoint with it"),
+        ([], "give --checkpoint, "),
         (["--checkpoint", str(toy_run / "probe")], "planning needs the phase 'action'"),
     ):
         done = CliRunner().invoke(cli.main.app, [*words, *more])

@@ -69,7 +69,8 @@ def test_slots_take_different_things_from_the_action() -> None:
 
 def test_inverse_dynamics_takes_any_leading_shape() -> None:
     inverse = InverseDynamics(8, 4, 3, 16)
-    a, b = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 4, 8)
-    out = inverse(a, b)
+    a, b, c = torch.randn(3, 2, 5, 4, 8)
+    out = inverse(a, b, c)
     assert out.shape == (2, 5, 3)
-    torch.testing.assert_close(out[1, 2], inverse(a[1, 2], b[1, 2]))
+    torch.testing.assert_close(out[1, 2], inverse(a[1, 2], b[1, 2], c[1, 2]))
+    assert not torch.allclose(out, inverse(a + 1, b, c))  # the motion before counts

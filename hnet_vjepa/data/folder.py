@@ -36,7 +36,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from hnet_vjepa.data.store import Captions, Episode, StoreInfo, create_store, plan_shards, write_shard
-from hnet_vjepa.data.video import Size, find_recording
+from hnet_vjepa.data.video import Recording, Size, different_sizes, find_recording
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec, explain
 from hnet_vjepa.utils.files import listing_hash
@@ -53,6 +53,7 @@ class Table:
     file: Path
     names: tuple[str, ...]
     rows: NDArray[np.float32]  # rows x names
+    lines: tuple[int, ...]  # of the file, where each row stands
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Recorded:
     """An episode folder whose tables were read and whose recording was found, not decoded."""
 
     folder: Path
-    read: Callable[[Size], NDArray[np.uint8]]
+    recording: Recording
     actions: Table
     captions: list[str]
     states: Table | None
@@ -94,6 +95,11 @@ def import_folder(
     for kind in ("states", "labels"):
         _same_columns([(e.folder, getattr(e, kind)) for e in episodes], kind)
     spec = _action_spec(path / "robot.json", [e.actions for e in episodes], say)
+    sizes: dict[Size, list[str]] = {}
+    for episode in episodes:
+        sizes.setdefault(episode.recording.size(), []).append(episode.folder.name)
+    for note in different_sizes(sizes, size):
+        say(note)
     states, labels = episodes[0].states, episodes[0].labels
     # The recordings' lengths are not known before they are decoded; they are a frame or none above the actions'.
     shards = plan_shards([(len(e.actions.rows) + 1) * size[0] * size[1] * 3 for e in episodes])
@@ -142,7 +148,7 @@ def read_table(file: Path) -> Table:
             if value is None or not abs(value) <= FLOAT32_MAX:
                 raise UserError(f"{file}: line {line}, column {names[column]}: '{cell.strip()}' is not a finite number")
             rows[row, column] = value
-    return Table(file, names, rows)
+    return Table(file, names, rows, tuple(line for line, _ in lines[1:]))
 
 
 def _number(text: str) -> float | None:
@@ -188,8 +194,10 @@ def _read_tables(folder: Path, camera: str | None) -> _Recorded:
         raise UserError(f"{actions.file} has no rows; an episode needs at least one action")
     captions = _text(folder / "captions.txt").splitlines() if (folder / "captions.txt").exists() else []
     labels = optional("labels.csv")
-    if labels and not np.isin(labels.rows, (0, 1)).all():
-        raise UserError(f"{labels.file}: a label is neither 0 nor 1")
+    if labels and not (allowed := np.isin(labels.rows, (0, 1))).all():
+        row, column = np.argwhere(~allowed)[0]
+        where = f"{labels.file}: line {labels.lines[row]}, column {labels.names[column]}"
+        raise UserError(f"{where}: {labels.rows[row, column]:g} is neither 0 nor 1")
     return _Recorded(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
 
 
@@ -264,7 +272,7 @@ def _columns(tables: Sequence[Table], names: Sequence[str]) -> NDArray[np.float3
 
 def _decode(episode: _Recorded, index: int, info: StoreInfo) -> Episode:
     """Decode the recording and fit the tables to its length. Raises UserError when one has another length."""
-    frames = episode.read((info.camera.height, info.camera.width))
+    frames = episode.recording.read((info.camera.height, info.camera.width))
     length = len(frames)
     actions = _columns([episode.actions], info.action.names)
     if length < 2 or len(actions) not in (length - 1, length):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
 from hnet_vjepa.data.tfrecord import Feature, parse_example, read_records
-from hnet_vjepa.data.video import Size, decode_picture, fit
+from hnet_vjepa.data.video import Size, decode_picture, different_sizes, fit, same_size
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec
 from hnet_vjepa.utils.files import listing_hash
@@ -51,7 +51,7 @@ class _Survey:
     actions: NDArray[np.float32]  # N x 7, of all usable records, without the dropped last ones
     instructions: Counter[str]
     states: int
-    size: Size  # of the first picture
+    sizes: dict[Size, list[str]]  # of the records' first pictures: which records have it, in their order
     skipped: list[str]  # why records are left out
 
 
@@ -81,7 +81,7 @@ def import_rlds(
     low, high = bounds_of(survey.actions)
     frequent = [text for text, _ in survey.instructions.most_common(MOST_LABELS)]
     labels = tuple(sorted({label for text in frequent if (label := _label(text))}))
-    height, width = size or survey.size
+    height, width = size or next(iter(survey.sizes))
     shards = plan_shards([length * height * width * 3 for length in survey.lengths])
     info = StoreInfo(
         source="rlds",
@@ -103,7 +103,7 @@ def import_rlds(
             "listing": listing_hash(files, files[0].parent),
         },
     )
-    for note in _notes(survey, len(labels)) if report else ():
+    for note in _notes(survey, len(labels), (height, width)) if report else ():
         report(note)  # type: ignore[misc]
 
     done = create_store(out, info)
@@ -135,7 +135,7 @@ def _survey(files: Sequence[Path], camera: str, progress: bool) -> _Survey:
     records, lengths, actions, skipped = [], [], [], []
     instructions: Counter[str] = Counter()
     widths: set[int] = set()
-    size: Size | None = None
+    sizes: dict[Size, list[str]] = {}
     for steps, record in tqdm(_episodes(files, camera), desc="reading", unit="episode", disable=not progress):
         if len(steps.pictures) < 2:
             skipped.append(f"{steps.where}: it has fewer than 2 steps")
@@ -146,24 +146,25 @@ def _survey(files: Sequence[Path], camera: str, progress: bool) -> _Survey:
             continue
         if not (np.isfinite(steps.actions).all() and np.isfinite(steps.states).all()):
             raise UserError(f"{steps.where}: an action or state holds NaN or infinity; every number must be finite")
-        size = size or (first.height, first.width)
+        sizes.setdefault((first.height, first.width), []).append(steps.where)
         widths.add(steps.states.shape[1])
         records.append(record)
         lengths.append(len(steps.pictures))
         actions.append(steps.actions[:-1])
         instructions.update({text for text in steps.instructions if text})
-    if size is None:
+    if not sizes:
         raise UserError(f"{files[0]}: no usable episode ({skipped[0] if skipped else 'no records'})")
     if len(widths) > 1:
         raise UserError(f"{files[0]}: states of different sizes ({sorted(widths)}); import each robot by itself")
-    return _Survey(records, lengths, np.concatenate(actions), instructions, widths.pop(), size, skipped)
+    return _Survey(records, lengths, np.concatenate(actions), instructions, widths.pop(), sizes, skipped)
 
 
-def _notes(survey: _Survey, labels: int) -> Iterator[str]:
+def _notes(survey: _Survey, labels: int, size: Size) -> Iterator[str]:
     if survey.skipped:
         yield f"{len(survey.skipped)} episodes are left out; the first is {survey.skipped[0]}"
     if len(survey.instructions) > labels:
         yield f"{len(survey.instructions)} different instructions, {labels} labels (the most frequent, spelling aside)"
+    yield from different_sizes(survey.sizes, size)
 
 
 def _episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
@@ -221,6 +222,9 @@ def _table(example: dict[str, Feature], name: str, steps: int, where: str) -> ND
 def _decode(steps: _Steps, index: int, info: StoreInfo) -> Episode:
     size = (info.camera.height, info.camera.width)
     pictures = [decode_picture(data, f"{steps.where}: picture {t}") for t, data in enumerate(steps.pictures)]
+    first = ("", (0, 0))
+    for t, picture in enumerate(pictures):
+        first = same_size(first, f"picture {t}", picture, steps.where)
     held = [[name == _label(text) for name in info.labels] for text in steps.instructions]
     return Episode(
         index=index,

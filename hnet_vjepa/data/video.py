@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -59,12 +59,25 @@ def decode_picture(data: bytes, where: str) -> Image.Image:
 
 
 def read_video(path: Path, size: Size) -> NDArray[np.uint8]:
-    """Decode every frame of a video file to T x H x W x 3. Raises UserError when it is damaged or has no frames.
+    """Decode every frame of a video file to T x H x W x 3.
+
+    Raises UserError when it is damaged, has no frames, or frames of different sizes.
 
     Frames are counted by decoding: webm files do not say how many they have. Timestamps are not used: nominal frame
     rates of robot recordings are often wrong.
     """
-    frames = []
+    frames: list[NDArray[np.uint8]] = []
+    first = ("", (0, 0))
+    for number, picture in enumerate(_pictures_of(path)):
+        first = same_size(first, f"frame {number}", picture, str(path))
+        frames.append(fit(picture, size))
+    if not frames:
+        raise UserError(f"{path} is a video without frames")
+    return np.stack(frames)
+
+
+def _pictures_of(path: Path) -> Iterator[Image.Image]:
+    """The frames of a video, upright. Raises UserError when it is damaged."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -73,20 +86,51 @@ def read_video(path: Path, size: Size) -> NDArray[np.uint8]:
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 # Telephones store upright pictures lying down, with the angle beside them.
-                picture = frame.to_image()  # type: ignore[no-untyped-call]
-                frames.append(fit(picture.rotate(frame.rotation, expand=True), size))
+                picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+                yield picture.rotate(frame.rotation, expand=True)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not a readable video ({error.strerror or error})") from error
-    if not frames:
-        raise UserError(f"{path} is a video without frames")
-    return np.stack(frames)
 
 
 def read_pictures(folder: Path, size: Size) -> NDArray[np.uint8]:
     """Read a folder of numbered pictures to T x H x W x 3, in the order of their numbers.
 
-    Raises UserError when a name has no number, a number comes twice or is left out, or a picture is damaged.
+    Raises UserError when a name has no number, a number comes twice or is left out, a picture is damaged, or they have
+    different sizes.
     """
+    frames: list[NDArray[np.uint8]] = []
+    first = ("", (0, 0))
+    for file in _in_order(folder):
+        picture = _read_picture(file)
+        first = same_size(first, file.name, picture, str(folder))
+        frames.append(fit(picture, size))
+    return np.stack(frames)
+
+
+def same_size(first: tuple[str, Size], name: str, picture: Image.Image, where: str) -> tuple[str, Size]:
+    """Compare a picture with the recording's first one (its name and size; no name: this is the first), return that.
+
+    Raises UserError when they differ: scaled to one size, they would show different parts of the scene.
+    """
+    here = (picture.height, picture.width)
+    if first[0] and here != first[1]:
+        sizes = " but ".join(f"{who} has {size[0]} x {size[1]} pixels" for who, size in (first, (name, here)))
+        raise UserError(f"{where}: {sizes} (height x width); all pictures of an episode must have one size")
+    return first if first[0] else (name, here)
+
+
+def different_sizes(found: Mapping[Size, Sequence[str]], size: Size) -> Iterator[str]:
+    """A sentence when recordings, named by their size, have more than one: another camera, or another crop."""
+    if len(found) > 1:
+        named = ", ".join(f"{h} x {w} in {len(names)} (the first is {names[0]})" for (h, w), names in found.items())
+        yield (
+            f"the recordings have different sizes (height x width): {named}; each is scaled to cover "
+            f"{size[0]} x {size[1]} and its middle cut out, so they may show different parts of the scene"
+        )
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The numbered pictures of a folder. Raises UserError when they can not be put in order."""
     numbered: dict[int, Path] = {}
     for file in pictures_in(folder):
         digits = re.findall(r"\d+", file.stem)
@@ -101,7 +145,7 @@ def read_pictures(folder: Path, size: Size) -> NDArray[np.uint8]:
     for number in range(min(numbered), max(numbered)):
         if number not in numbered:
             raise UserError(f"{folder}: picture number {number} is missing")
-    return np.stack([fit(_read_picture(numbered[number]), size) for number in sorted(numbered)])
+    return [numbered[number] for number in sorted(numbered)]
 
 
 def _read_picture(file: Path) -> Image.Image:
@@ -120,25 +164,45 @@ def pictures_in(folder: Path) -> list[Path]:
     ]
 
 
-def find_recording(folder: Path, camera: str | None) -> Callable[[Size], NDArray[np.uint8]]:
-    """Return the function that reads an episode folder's recording at a given size.
+@dataclass(frozen=True)
+class Recording:
+    """A video file or a folder of numbered pictures."""
+
+    path: Path
+
+    def read(self, size: Size) -> NDArray[np.uint8]:
+        """Decode it to T x H x W x 3 of ``size``. Raises UserError as ``read_pictures`` and ``read_video`` do."""
+        return read_pictures(self.path, size) if self.path.is_dir() else read_video(self.path, size)
+
+    def size(self) -> Size:
+        """Height and width of its first picture. Raises UserError when it is damaged."""
+        if self.path.is_dir():
+            first = _read_picture(_in_order(self.path)[0])
+        else:
+            found = next(_pictures_of(self.path), None)
+            if found is None:
+                raise UserError(f"{self.path} is a video without frames")
+            first = found
+        return first.height, first.width
+
+
+def find_recording(folder: Path, camera: str | None) -> Recording:
+    """Return an episode folder's recording.
 
     A recording is a video file, a sub-folder of numbered pictures, or numbered pictures in the folder itself. With
     ``camera``, only a file or sub-folder of that name counts. Raises UserError when there is none or more than one.
     """
-    readers: dict[str, Callable[[Size], NDArray[np.uint8]]] = {}
+    found: dict[str, Recording] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or (camera is not None and entry.stem != camera):
             continue
-        if entry.is_dir() and pictures_in(entry):
-            readers[entry.name] = partial(read_pictures, entry)
-        elif entry.suffix.lower() in VIDEOS:
-            readers[entry.name] = partial(read_video, entry)
+        if (entry.is_dir() and pictures_in(entry)) or entry.suffix.lower() in VIDEOS:
+            found[entry.name] = Recording(entry)
     if camera is None and pictures_in(folder):
-        readers["the pictures in it"] = partial(read_pictures, folder)
-    if len(readers) == 1:
-        return next(iter(readers.values()))
-    if readers:
-        raise UserError(f"{folder} has several recordings ({', '.join(readers)}); choose one with --camera NAME")
+        found["the pictures in it"] = Recording(folder)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise UserError(f"{folder} has several recordings ({', '.join(found)}); choose one with --camera NAME")
     named = "" if camera is None else f" named '{camera}'"
     raise UserError(f"{folder} has no recording{named}; put a video file or numbered pictures there")

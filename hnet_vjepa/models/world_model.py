@@ -89,22 +89,25 @@ class FlatDynamics(nn.Module):
 
 
 class InverseDynamics(nn.Module):
-    """Which actions lie between two states: keeps what the robot controls in the representation (PLDM, eb_jepa)."""
+    """Which action led from one state to the next: keeps what the robot controls in the representation (PLDM, eb_jepa).
+
+    It sees the state before them too: a force shows only in how the motion changes.
+    """
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(2 * slots * state_dim, width),
+            nn.Linear(3 * slots * state_dim, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
             nn.Linear(width, action_dim),
         )
 
-    def forward(self, state: Tensor, later: Tensor) -> Tensor:
-        """Two states ... x S x d -> the normalised action between them ... x A."""
-        pair = torch.cat([state.flatten(-2), (later - state).flatten(-2)], -1)
-        action: Tensor = self.mlp(pair)
+    def forward(self, before: Tensor, state: Tensor, later: Tensor) -> Tensor:
+        """Three states in a row, each ... x S x d -> the normalised action between the last two ... x A."""
+        seen = torch.cat([x.flatten(-2) for x in (state, state - before, later - state)], -1)
+        action: Tensor = self.mlp(seen)
         return action
 
 

@@ -101,11 +101,12 @@ class Inspector:
 
     @torch.inference_mode()
     def acted(self, seen: Seen) -> NDArray[np.float64]:
-        """Which action led from the state before to each state, says the inverse dynamics: N x A, robot's units.
+        """Which action led from the state before to each state of an episode, says the inverse dynamics: N x A.
 
-        A counts the active dimensions.
+        In the robot's units; A counts the active dimensions.
         """
-        normal = self._model.world_model.inverse(seen.before, seen.states).double().numpy()
+        earlier = torch.cat([seen.before[:1], seen.before[:-1]])  # of an episode that began at rest
+        normal = self._model.world_model.inverse(earlier, seen.before, seen.states).double().numpy()
         assert self._spec.mean is not None and self._spec.std is not None
         return normal * np.array(self._spec.std) + np.array(self._spec.mean)
 

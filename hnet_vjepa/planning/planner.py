@@ -45,6 +45,7 @@ class WorldModelPlanner:
         manifest = checkpoint.manifest  # without a calibration no goal counts as reached
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
+        self._words = frozenset(manifest.words)
         self._goals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
         spec = self._robot.action
         active = list(spec.active)
@@ -138,6 +139,7 @@ class WorldModelPlanner:
                     iterations=found.iterations,
                     state=state[i].numpy(),
                     timing_ms=timing,
+                    warnings=_unknown_words(query.goal, self._words),
                 )
             )
         return results
@@ -235,11 +237,23 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
         + 1,  # the dynamics looks at the state before, which has a past of its own
         state_shape=(model.config.model.backbone.slots, model.config.model.world_model.state_dim),
         search=SearchSettings(plan.candidates, plan.iterations, plan.horizon, plan.elites),
-        parameters=sum(p.numel() for name, p in model.named_parameters() if not name.startswith("target.")),
+        parameters=sum(
+            p.numel()
+            for name, p in model.named_parameters()
+            if not (name.startswith("target.") or checkpoint.manifest.lacks(name))
+        ),
         fingerprint=checkpoint.fingerprint,
         pixel_mean=(PIXEL_MEAN,) * 3,
         pixel_std=(PIXEL_STD,) * 3,
     )
+
+
+def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:
+    """A warning about the words of a text goal that no training caption had; none when those are not known."""
+    if not known or not isinstance(goal, TextGoal):
+        return ()
+    unknown = dict.fromkeys(word for word in split_words(goal.text) if word not in known)
+    return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if unknown else ()
 
 
 def _kind(goal: Goal) -> type[Goal]:

@@ -75,6 +75,7 @@ class PlanResult:
     iterations: int
     state: NDArray[np.float32]  # S x d, the planning state now
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
+    warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class Action:
             "one_step": (stepped - after).square().mean(),
             "rollout": config.rollout * (imagined - states[:, 2:]).square().mean(),
         }
-        acted = world.inverse(states[:, :-1], states[:, 1:])
-        losses["inverse"] = config.inverse * (acted - batch.actions).square().mean()
+        acted = world.inverse(before, now, after)
+        losses["inverse"] = config.inverse * (acted - actions.flatten(0, 1)).square().mean()
         # On detached states: what a step is follows from the representation and does not shape it.
         losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.

@@ -2,8 +2,8 @@
 
 The physics is Gymnasium's, untouched; how hard and how often the ball is pushed is ours. It weighs 4.2 kg, hardly
 slows down by itself (damping 1 N s/m), and the environment offers 100 N a hundred times a second. Here an action is a
-push of at most 30 N along each axis for 0.1 s: it changes the speed by up to 0.7 m/s, so that the ball stops within
-three actions from the 1.6 m/s at which it goes from one end of the U to the other in about 36.
+push of at most 20 N along each axis for 0.2 s: it changes the speed by up to 0.95 m/s, so that the ball stops within
+two actions from the 1.6 m/s at which it goes from one end of the U to the other in about 18.
 
 The picture is ours: from so high that no wall hides floor, one colour for the floor, no target (the goal would be
 visible), and the ball drawn as a disc above the walls, larger than it is, as the environment's own picture does.
@@ -31,10 +31,10 @@ from sims.scene import Scene
 from sims.task import Action, Controller, State, Task
 from sims.variation import Variation
 
-INTERVAL = 10  # environment steps in one action
+INTERVAL = 20  # environment steps in one action
 DT = 0.01 * INTERVAL  # seconds in one action
 FORCE = 100.0  # N of an environment's action of 1
-PUSH = 30.0  # N that an action may ask for along each axis
+PUSH = 20.0  # N that an action may ask for along each axis
 MASS = 4.19  # kg
 HALF = 1.5  # metres from the middle of the maze to its outer walls
 EDGE = 0.5  # metres; the inner wall is where x < EDGE and |y| < EDGE: the U opens to the left
@@ -45,7 +45,7 @@ VIEW = View(look_at=(0.0, 0.0, 0.0), distance=19.8, azimuth=90.0, elevation=-90.
 FLOOR_COLOUR, WALL_COLOUR, BALL_COLOUR = (0.68, 0.66, 0.60, 1.0), (0.18, 0.24, 0.34, 1.0), (0.80, 0.18, 0.10, 1.0)
 NEAR = 0.45  # metres at which the environment says success (gymnasium-robotics 1.4.2, point_maze.py)
 CRUISE = 1.6  # m/s, the speed of the scripted controller
-BRAKE = 0.25  # seconds in which it would cover what is left of its way: it slows down in time
+BRAKE = 0.4  # seconds in which it would cover what is left of its way: it slows down in time
 
 Point = tuple[float, float]
 
@@ -199,7 +199,7 @@ def data_policy(rng: np.random.Generator) -> Controller:
             push = rng.uniform(-PUSH, PUSH, 2)
             if mode == "straight":
                 waypoint = (rng.uniform(-2, 2), rng.uniform(-2, 2))  # half of these are in a wall
-            left = {"go": 30, "straight": 10, "pushed": 3, "rest": 5}[mode]
+            left = {"go": 15, "straight": 5, "pushed": 2, "rest": 3}[mode]
         left -= 1
         if mode == "pushed":
             return np.asarray(push, np.float32)
@@ -245,8 +245,8 @@ TASK = Task(
     labels=tuple(label for label in LABELS if label not in ("near", "far")),
     tolerances=(NEAR, 0.3, 0.15),
     min_goal_distance=2.0,
-    collect_frames=50,
-    settle_steps=50,
-    evaluation_steps=50,
+    collect_frames=36,
+    settle_steps=30,
+    evaluation_steps=30,
     interval=INTERVAL,
 )

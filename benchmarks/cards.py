@@ -1,0 +1,171 @@
+"""Cards of the models that come along, written from their manifests and ``benchmarks/results/sims.json``.
+
+``python -m benchmarks.cards`` writes ``CARD.md`` and ``results.json`` beside each model; ``--check`` only says whether
+they are up to date, which a test asks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from benchmarks.record import RESULTS, read_result
+from hnet_vjepa import zoo
+from hnet_vjepa.checkpoint import Manifest, read_manifest
+from hnet_vjepa.export import size
+from hnet_vjepa.models.model import Robot
+from hnet_vjepa.utils.files import write_bytes_atomic
+from sims.baselines import compared
+from sims.registry import TASKS
+
+DISTANCES = "d"  # a summary named d25 is of goals 25 steps of the environment away
+CELLS = (("random", "end"), ("planner", "ever"), ("planner", "end"), ("scripted", "end"))
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a card says of a model apart from how it was judged. ``licence``: of the simulator it was trained in."""
+
+    name: str
+    manifest: Manifest
+    robot: Robot
+    parameters: int
+    bytes: int
+    description: str = ""
+    licence: str = ""
+
+    @property
+    def task(self) -> str:
+        """What it was trained for."""
+        return self.manifest.phases[-1].data
+
+
+def read_model(name: str) -> Model:
+    """Read a model that came along. Raises UserError when there is none of that name or it is damaged."""
+    folder = zoo.path(name)
+    manifest = read_manifest(folder)
+    weights = safetensors.torch.load((folder / "weights.safetensors").read_bytes())
+    task = TASKS.get(manifest.phases[-1].data)
+    return Model(
+        name,
+        manifest,
+        Robot.model_validate_json((folder / "robot.json").read_bytes()),
+        sum(tensor.numel() for tensor in weights.values()),
+        size(folder),
+        task.description if task else "",
+        task.licence if task else "",
+    )
+
+
+def measured(model: Model, results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The metrics and the row of a model in the results; None when they hold none, or one of other weights."""
+    metrics, row = (results.get(part, {}).get(model.task) for part in ("metrics", "rows"))
+    if not metrics or not row or row["weights"] not in (model.manifest.fingerprint, model.manifest.exported_from):
+        return None
+    return metrics, row
+
+
+def render_card(model: Model, results: Mapping[str, Any]) -> str:
+    """The text of a card. ``results``: the content of sims.json, or nothing where it is not there."""
+    camera, action, last = model.robot.camera, model.robot.action, model.manifest.phases[-1]
+    commands = ", ".join(
+        f"{action.names[i]} ({action.low[i]:g} to {action.high[i]:g} {action.units[i]})" for i in action.active
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in last.data_settings.items())
+    phases = ", ".join(f"{p.phase} ({p.steps} steps, {p.seconds:.0f} s)" for p in model.manifest.phases)
+    found = measured(model, results)
+    facts = {
+        "task": f"`{model.task}`{f': {model.description}' if model.description else ''}",
+        "camera": f"{camera.height} × {camera.width} pixels, {camera.name}, every {camera.dt:g} s",
+        "actions": commands,
+        "data": f"{model.task}: {settings}; the task's data policy, scripted behaviour mixed with noise",
+        "phases": f"{phases}; {sum(p.seconds for p in model.manifest.phases):.0f} s in all",
+        "trained again by": f"`python -m benchmarks.sims {model.task}`",
+        "size": f"{model.parameters:,} parameters, {model.bytes / 1e6:.1f} MB",
+        "left out": f"{', '.join(model.manifest.left_out)}: it plans without" if model.manifest.left_out else "",
+        "weights (SHA-256)": f"`{model.manifest.fingerprint}`",
+        "made from": f"`{model.manifest.exported_from}`" if model.manifest.exported_from else "",
+        "licence of the simulator": model.licence,
+    }
+    parts = [
+        f"# {model.name}\n\nA world model to plan with: `hnet serve --model {model.name}`, "
+        f"`hnet evaluate --model {model.name}`.\n",
+        _table(("", ""), [(name, value) for name, value in facts.items() if value]),
+        "## What it reaches\n",
+        "Not measured with these weights.\n" if found is None else _results(*found),
+        "## What each phase learnt\n\nOn episodes that were held out of training.\n",
+        _table(
+            ("phase", "metric", "value", "baseline"),
+            [
+                (r.phase, r.what, r.value, r.baseline)
+                for r in compared({p.phase: p.metrics for p in model.manifest.phases})
+            ],
+        ),
+    ]
+    if found is not None and (fails := found[1].get("diagnosis", "")):
+        parts += ["## Where it fails\n", f"{fails.strip()}\n"]
+    return "\n".join(parts)
+
+
+def _results(metrics: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Success of the model between floor and ceiling, by kind and distance of goals, and how it was measured."""
+    rows = []
+    for kind, methods in row["summary"].items():
+        far = kind.removeprefix(DISTANCES)
+        goals = f"image, {far} steps away" if far.isdigit() else kind
+        for criterion in methods["planner"]["success"]:
+            cells = [_rate(methods[method]["success"][criterion][when]) for method, when in CELLS]
+            rows.append((goals, criterion, *cells))
+    machine = row["machine"]
+    head = ("goals", "within", "random, at the end", "model, ever", "model, at the end", "scripted, at the end")
+    return (
+        f"{_table(head, rows)}\n{metrics['episodes']} test pairs for the task's own goals, {row['steps']} actions; "
+        "95 % Wilson intervals in brackets. *random* is the floor; *scripted* knows the true state and is the ceiling. "
+        f"A plan takes {metrics['plan_ms_p50']:.0f} ms (median).\n\nMeasured by `{row['command']}` on {row['date']} "
+        f"({machine['cpu']}, {machine['cores']} cores; commit {row['commit']}).\n"
+    )
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+    return f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def rendered(name: str) -> dict[Path, str]:
+    """The files that belong beside a model, with what they shall say."""
+    model = read_model(name)
+    results = read_result("sims") if (RESULTS / "sims.json").is_file() else {}
+    files = {zoo.path(name) / "CARD.md": render_card(model, results)}
+    if found := measured(model, results):
+        files[zoo.path(name) / "results.json"] = json.dumps(found[0], indent=2) + "\n"
+    return files
+
+
+def stale() -> dict[Path, str]:
+    """The files that do not say what they shall, with what they shall say."""
+    wanted = {path: text for name in zoo.names() for path, text in rendered(name).items()}
+    return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
+
+
+def main() -> None:
+    """Write the cards, or check them."""
+    old = stale()
+    if "--check" in sys.argv:
+        if old:
+            sys.exit(f"stale: {', '.join(f'{p.parent.name}/{p.name}' for p in old)}; run python -m benchmarks.cards")
+        return
+    for path, text in old.items():
+        write_bytes_atomic(path, text.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Checkpoints for planning only: without what only training needs, in half precision where that is harmless.
+
+An exported checkpoint loads as any other does (``load_checkpoint``), serves, evaluates and draws its chunks. Training
+can start from it too: what is left out then starts fresh, and says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hnet_vjepa.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.config import PhaseName
+from hnet_vjepa.errors import UserError
+
+TRAINING_ONLY = ("target", "predictor", "dechunker")
+HEADS: dict[PhaseName, tuple[str, ...]] = {"language": ("text", "projector"), "probe": ("probe",)}
+FILES = ("weights.safetensors", "config.json", "robot.json", "manifest.json")
+BESIDE = ("CARD.md", "results.json")  # what ``python -m benchmarks.cards`` writes beside an exported checkpoint
+# Rounding to 11 bits changes a tensor by about 0.0003 of its length; more means numbers too small or large for it.
+HARMLESS = 1e-3
+
+
+def export(checkpoint: Path, out: Path) -> Path:
+    """Write ``checkpoint`` for planning only into the directory ``out`` and return ``out``.
+
+    Left out are the EMA target, the predictor of masked chunks, the dechunker, and the heads of phases that were not
+    trained. An earlier export in ``out`` is replaced, and the card that was written of it. Raises UserError when
+    ``checkpoint`` can not plan or ``out`` holds anything else.
+    """
+    loaded = load_checkpoint(checkpoint)
+    trained = loaded.manifest.trained()
+    if "action" not in trained:
+        raise UserError(f"{checkpoint} has no dynamics and can not plan; export a checkpoint of the phase 'action'")
+    _refuse_to_overwrite(out)
+    left_out = (*TRAINING_ONLY, *(m for phase, heads in HEADS.items() if phase not in trained for m in heads))
+    origin = loaded.manifest.exported_from or loaded.fingerprint
+    manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})
+    weights = {n: stored(tensor) for n, tensor in loaded.model.state_dict().items() if not manifest.lacks(n)}
+    save_checkpoint(out, loaded.model, manifest, weights)
+    return out
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """A float32 tensor in half precision when the way there and back changes next to nothing; others as they are."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    change = torch.linalg.vector_norm(half.float() - tensor)
+    return half if change <= HARMLESS * torch.linalg.vector_norm(tensor) else tensor
+
+
+def size(path: Path) -> int:
+    """Bytes of a checkpoint's files."""
+    return sum((path / name).stat().st_size for name in FILES)
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    """Raise UserError unless ``out`` is free, empty or an earlier export."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; name a new directory")
+    if not (out / "manifest.json").is_file() or {file.name for file in out.iterdir()} - {*FILES, *BESIDE}:
+        raise UserError(f"{out} holds something else; name a new directory")
+    if not read_manifest(out).left_out:
+        raise UserError(f"{out} holds a checkpoint that training can go on from; name a new directory")
