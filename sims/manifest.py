@@ -29,7 +29,18 @@ COUNTS: dict[Split, int] = {"dev": 100, "test": 300}
 SEED = 0
 TOLERANCE = 1e-3  # in every number of a state; the same physics on another machine stays far below
 DIGITS = 5
-PHYSICS = ("mujoco", "gymnasium", "gymnasium-robotics", "metaworld", "robosuite", "pymunk", "numpy")
+PHYSICS = (
+    "mujoco",
+    "gymnasium",
+    "gymnasium-robotics",
+    "metaworld",
+    "robosuite",
+    "pymunk",
+    "gym-hil",
+    "ogbench",
+    "dm-control",
+    "numpy",
+)
 
 Numbers = tuple[float, ...]
 Row = tuple[int, Numbers, Numbers]  # seed, start, goal

@@ -16,10 +16,13 @@ from sims.tasks import (
     fetch_push,
     fetch_reach,
     meta_world,
+    ogbench_cube,
+    panda_pick,
     point_maze,
     push_t,
     pusher,
     reacher,
+    robosuite_lift,
     two_room,
 )
 
@@ -35,6 +38,9 @@ TASKS: dict[str, Task] = {
         two_room.TASK,
         push_t.TASK,
         *meta_world.TASKS,
+        panda_pick.TASK,
+        ogbench_cube.TASK,
+        robosuite_lift.TASK,
     )
 }
 
