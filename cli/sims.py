@@ -48,7 +48,7 @@ def list_tasks() -> None:
             ("camera", f"{task.camera.width} x {task.camera.height} pixels, {task.camera.name}"),
             ("labels", ", ".join(task.labels)),
             ("licence", task.licence),
-            ("needs", f"pip install 'hnet-vjepa[{task.extra}]'" if task.extra else ""),
+            ("needs", task.needs),
         ):
             if value:
                 print(f"  {what + ':':<16}{value}")

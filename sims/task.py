@@ -90,7 +90,7 @@ class Task:
     evaluation_steps: int = 15
     interval: int = 1  # steps of the underlying environment in one action
     factors: tuple[Factor, ...] = FACTORS
-    extra: str = ""  # the optional dependency group that it needs
+    needs: str = ""  # the command that installs what it needs besides this package
 
 
 def walk(task: Task, simulation: Simulation, rng: np.random.Generator) -> State:

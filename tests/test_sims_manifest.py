@@ -132,4 +132,4 @@ def test_commands(made: manifest.PairManifest, tmp_path: Path, monkeypatch: pyte
     for line in ("success:        within 5 cm, 3 cm, 2 cm of the goal in 15 actions", "ceiling:        5 cm 100 / 100"):
         assert line in listed.output
     assert "interval:       1 step of the environment per action" in listed.output
-    assert ("needs:" in listed.output) == any(task.extra for task in TASKS.values())
+    assert ("needs:" in listed.output) == any(task.needs for task in TASKS.values())

@@ -80,7 +80,7 @@ def test_names() -> None:
         "meta-world-door-open",
         "meta-world-button-press",
     ]
-    assert all(task.extra == "metaworld" for task in TASKS)
+    assert all("hnet-vjepa[metaworld]" in task.needs for task in TASKS)
 
 
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,4 +163,4 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "gym_hil.envs.panda_pick_gym_env", None)
     with pytest.raises(UserError, match=r"gym-hil is not installed: pip install 'hnet-vjepa\[panda\]'"):
         TASK.open()
-    assert TASK.extra == "panda"
+    assert "hnet-vjepa[panda]" in TASK.needs

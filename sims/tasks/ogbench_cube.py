@@ -28,7 +28,7 @@ from sims.tasks.panda_pick import CUBE_COLOUR, dress_gripper
 from sims.tasks.picking import Aim, Picking, noisy
 from sims.variation import Variation
 
-EXTRA = "ogbench"
+NEEDS = "pip install 'hnet-vjepa[ogbench]'"
 INTERVAL = 4  # environment steps in one action
 STEP = 0.05  # seconds of an environment step
 REACH, TURN = 0.05, 0.3  # metres and rad that the environment asks of the arm for an action of 1
@@ -57,7 +57,7 @@ class OgbenchCube:
             import mujoco
             from ogbench.manipspace.envs.cube_env import CubeEnv
         except ImportError as error:
-            raise UserError(f"OGBench is not installed: pip install 'hnet-vjepa[{EXTRA}]'") from error
+            raise UserError(f"OGBench is not installed: {NEEDS}") from error
         self._mujoco = mujoco
         # In this mode a reset is the same for the same seed. Without a picture of its own, it draws none.
         self._env: Any = CubeEnv("single", mode="data_collection", visualize_info=False)
@@ -250,5 +250,5 @@ TASK = Task(
     settle_steps=16,
     evaluation_steps=18,
     interval=INTERVAL,
-    extra=EXTRA,
+    needs=NEEDS,
 )

@@ -27,7 +27,7 @@ from sims.tasks.fetch import placer
 from sims.tasks.picking import Aim, Picking, noisy
 from sims.variation import Variation
 
-EXTRA = "panda"
+NEEDS = "pip install 'hnet-vjepa[panda]'"
 STEP = 0.1  # seconds of an environment step
 REACH = 0.05  # metres that an action can shift the drawing point by, in each direction
 CLOSED = 0.8  # rad, of the joint that closes the gripper
@@ -76,7 +76,7 @@ class PandaPick:
             import mujoco
             from gym_hil.envs.panda_pick_gym_env import PandaPickCubeGymEnv
         except ImportError as error:
-            raise UserError(f"gym-hil is not installed: pip install 'hnet-vjepa[{EXTRA}]'") from error
+            raise UserError(f"gym-hil is not installed: {NEEDS}") from error
         self._mujoco = mujoco
         with mock.patch.object(mujoco, "Renderer"):  # it would draw at once, and stop where there is no OpenGL
             self._env: Any = PandaPickCubeGymEnv(image_obs=False)
@@ -223,5 +223,5 @@ TASK = Task(
     collect_frames=26,
     settle_steps=22,
     evaluation_steps=24,
-    extra=EXTRA,
+    needs=NEEDS,
 )

@@ -29,6 +29,7 @@ from sims.tasks import push_t_script as script
 from sims.variation import Variation
 
 SIDE = 512  # pixels of the environment's world, which the picture shows
+NEEDS = "pip install 'hnet-vjepa[pusht]'"
 INTERVAL = 5  # environment steps of 0.1 s in one action; after 2, 3 and 5 of them 62, 81 and 96 % of the way is done
 MOST = 50.0  # pixels along each axis in one action
 CAMERA = CameraSpec(height=64, width=64, dt=0.1 * INTERVAL, name="above")
@@ -56,7 +57,7 @@ class PushT:
                 import pymunk
                 from gym_pusht.envs.pusht import PushTEnv
         except ImportError as error:
-            raise UserError(f"push-t needs gym-pusht ({error}): pip install 'hnet-vjepa[pusht]'") from error
+            raise UserError(f"push-t needs gym-pusht ({error}): {NEEDS}") from error
         self._vector = pymunk.Vec2d
         self._env = PushTEnv(obs_type="state")
         self._env._get_coverage = lambda: 0.0  # of the environment's goal, which is not ours: slow
@@ -250,5 +251,5 @@ TASK = Task(
     evaluation_steps=24,
     interval=INTERVAL,
     factors=("light", "camera", "colours", "distractors"),
-    extra="pusht",
+    needs=NEEDS,
 )

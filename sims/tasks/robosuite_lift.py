@@ -30,7 +30,7 @@ from sims.tasks.panda_pick import CUBE_COLOUR, PAD_COLOUR, TABLE_COLOUR
 from sims.tasks.picking import Aim, Picking, noisy
 from sims.variation import Variation
 
-EXTRA = "robosuite"
+NEEDS = "pip install --no-deps robosuite==1.5.2 && pip install numba termcolor"  # it pins an old numpy otherwise
 INTERVAL = 2  # environment steps in one action
 RATE = 15  # environment steps in a second
 REACH = 0.05  # metres that the environment asks of the arm for an action of 1
@@ -62,7 +62,7 @@ class RobosuiteLift:
                 import mujoco
                 from robosuite.environments.manipulation.lift import Lift
             except ImportError as error:
-                raise UserError(f"robosuite is not installed: pip install 'hnet-vjepa[{EXTRA}]'") from error
+                raise UserError(f"robosuite is not installed: {NEEDS}") from error
             self._env: Any = Lift(
                 robots="Panda",
                 control_freq=RATE,
@@ -240,5 +240,5 @@ TASK = Task(
     settle_steps=24,
     evaluation_steps=26,
     interval=INTERVAL,
-    extra=EXTRA,
+    needs=NEEDS,
 )

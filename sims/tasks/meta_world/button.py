@@ -13,7 +13,7 @@ import numpy as np
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, mixture, placing, start
-from sims.tasks.meta_world.simulation import CAMERA, EXTRA, LICENCE, REPEAT, MetaWorld, Setup
+from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(0.0, 0.62, 0.12), distance=0.68, azimuth=178.0, elevation=-25.0)
 BOXES: Box = ((-0.1, 0.85, 0.115), (0.1, 0.9, 0.115))  # where the box stands, obj_low and obj_high of the environment
@@ -80,5 +80,5 @@ TASK = Task(
     settle_steps=20,
     evaluation_steps=22,
     interval=REPEAT,
-    extra=EXTRA,
+    needs=NEEDS,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, Point, act, action_spec, mixture, placing, start
-from sims.tasks.meta_world.simulation import CAMERA, EXTRA, LICENCE, REPEAT, MetaWorld, Setup
+from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(-0.02, 0.65, 0.12), distance=0.95, azimuth=160.0, elevation=-42.0)
 FRAMES: Box = ((0.0, 0.85, 0.15), (0.1, 0.95, 0.15))  # where the frame stands, obj_low and obj_high of the environment
@@ -98,5 +98,5 @@ TASK = Task(
     settle_steps=32,
     evaluation_steps=40,
     interval=REPEAT,
-    extra=EXTRA,
+    needs=NEEDS,
 )

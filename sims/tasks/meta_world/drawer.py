@@ -12,7 +12,7 @@ import numpy as np
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, mixture, placing, start
-from sims.tasks.meta_world.simulation import CAMERA, EXTRA, LICENCE, REPEAT, MetaWorld, Setup
+from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(0.0, 0.7, 0.12), distance=0.72, azimuth=150.0, elevation=-35.0)
 CASES: Box = ((-0.1, 0.9, 0.0), (0.1, 0.9, 0.0))  # where the case stands, obj_low and obj_high of the environment
@@ -85,5 +85,5 @@ TASK = Task(
     settle_steps=22,
     evaluation_steps=25,
     interval=REPEAT,
-    extra=EXTRA,
+    needs=NEEDS,
 )

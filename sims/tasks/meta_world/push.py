@@ -9,7 +9,7 @@ import numpy as np
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, draw, mixture, placing, start
-from sims.tasks.meta_world.simulation import CAMERA, EXTRA, LICENCE, REPEAT, MetaWorld, Setup
+from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(0.0, 0.72, 0.12), distance=0.62, azimuth=155.0, elevation=-38.0)
 STARTS: Box = ((-0.1, 0.6, 0.02), (0.1, 0.7, 0.02))  # of the puck, obj_low and obj_high of the environment
@@ -83,5 +83,5 @@ TASK = Task(
     settle_steps=22,
     evaluation_steps=25,
     interval=REPEAT,
-    extra=EXTRA,
+    needs=NEEDS,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
 from sims.tasks.meta_world.scripted import GAIN, Box, Point, act, action_spec, distance, draw, go, placing
-from sims.tasks.meta_world.simulation import CAMERA, EXTRA, LICENCE, REPEAT, MetaWorld, Setup
+from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 Route = Callable[[Point, Point], Point]  # from where the hand is and where it is to go to where it should head now
 
@@ -106,7 +106,7 @@ def _task(name: str, what: str, setup: Setup, route: Route, starts: Box, goals: 
         settle_steps=16,
         evaluation_steps=steps,
         interval=REPEAT,
-        extra=EXTRA,
+        needs=NEEDS,
     )
 
 

@@ -21,7 +21,7 @@ from sims.scene import Scene
 from sims.task import Action, State
 from sims.variation import Variation
 
-EXTRA = "metaworld"
+NEEDS = "pip install 'hnet-vjepa[metaworld]'"
 LICENCE = "MIT (metaworld, with the robot and object models it ships)"
 REPEAT = 5  # environment steps in one action
 REACH = 0.05  # metres that an action can shift the hand's target by, in each direction: 1 cm per environment step
@@ -60,7 +60,7 @@ class MetaWorld:
             import mujoco
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         except ImportError as error:
-            raise UserError(f"Meta-World is not installed: pip install 'hnet-vjepa[{EXTRA}]'") from error
+            raise UserError(f"Meta-World is not installed: {NEEDS}") from error
         self._mujoco, self._setup = mujoco, setup
         self._env: Any = ALL_V3_ENVIRONMENTS[setup.environment]()
         space: Any = self._env._random_reset_space
