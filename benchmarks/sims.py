@@ -32,7 +32,7 @@ from sims.registry import get_task
 from sims.task import Task
 
 EPISODES = 300  # test pairs that a gate is judged on
-FAR_EPISODES = 60  # of each distance in steps
+FAR_EPISODES = 40  # of each distance in steps
 DISTANCES = (25, 50, 75)  # steps of the environment
 IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
 
