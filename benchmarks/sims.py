@@ -17,13 +17,15 @@ from typing import Any
 
 from benchmarks import render
 from benchmarks.record import RESULTS, about, read_result, write_result
-from hnet_vjepa.checkpoint import read_manifest
+from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.config import PHASES, PhaseName, load_config
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.utils.files import write_json_atomic
+from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
 from sims.collect import collect
+from sims.diagnose import diagnose, verdicts, weakest
 from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
 from sims.manifest import check_pairs
 from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
@@ -33,6 +35,7 @@ from sims.task import Task
 
 EPISODES = 300  # test pairs that a gate is judged on
 FAR_EPISODES = 40  # of each distance in steps
+DIAGNOSED = 20  # dev pairs at which the search is taken apart
 DISTANCES = (25, 50, 75)  # steps of the environment
 IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
 
@@ -143,8 +146,22 @@ def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tupl
         "excluded": standard["excluded"],
         "comparisons": standard["comparisons"],
         "summary": summaries,
+        "diagnosis": diagnosis(task, checkpoint, work),
     }
     return metrics, behind
+
+
+def diagnosis(task: Task, checkpoint: Path, work: Path) -> str:
+    """Where the model's chain from picture to action is weakest, measured on dev seeds, unless that was done before."""
+    loaded = load_checkpoint(checkpoint)
+    path = work / "evaluation" / f"diagnosis-{loaded.fingerprint[:12]}.txt"
+    if not path.is_file():
+        with contextlib.closing(task.open()) as simulation:
+            found = diagnose(task, simulation, Inspector(loaded), 0, 40, DIAGNOSED, 64)
+        lines = [f"Weakest link: {weakest(found)}.", ""]
+        lines += [f"- {v.link}: {'sound' if v.sound else 'weak'}, {v.reason}" for v in verdicts(found).values()]
+        write_bytes_atomic(path, "\n".join(lines).encode())
+    return path.read_text()
 
 
 def known() -> dict[str, Any]:
