@@ -114,7 +114,6 @@ def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tupl
         "random_success_end": floor["success"][criteria[0]]["end"]["value"],
         "ceiling_success_end": ceiling["success"][criteria[0]]["end"]["value"],
         "episodes": episodes,
-        "plan_ms_p50": main["plan_ms"]["p50"],
     }
     for criterion in criteria:
         short = criterion.replace(" ", "").replace("xallowed", "x")
@@ -158,7 +157,7 @@ def diagnosis(task: Task, checkpoint: Path, work: Path) -> str:
     if not path.is_file():
         with contextlib.closing(task.open()) as simulation:
             found = diagnose(task, simulation, Inspector(loaded), 0, 40, DIAGNOSED, 64)
-        lines = [f"Weakest link: {weakest(found)}.", ""]
+        lines = [f"Measured on {DIAGNOSED} dev pairs: {weakest(found)}.", ""]
         lines += [f"- {v.link}: {'sound' if v.sound else 'weak'}, {v.reason}" for v in verdicts(found).values()]
         write_bytes_atomic(path, "\n".join(lines).encode())
     return path.read_text()
