@@ -147,12 +147,12 @@ def sims_distances() -> str:
     result = read_result("sims")
     lines = []
     for name, row in result["rows"].items():
-        for key in ("d25", "d50", "d75"):
-            summary = row["summary"][key]
+        far = {key: summary for key, summary in row["summary"].items() if key[0] == "d"}
+        for i, (key, summary) in enumerate(far.items()):
             criterion = next(iter(summary["planner"]["success"]))
             rates = {method: summary[method]["success"][criterion] for method in summary}
             cells = [_rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]
-            lines.append([f"`{name}`" if key == "d25" else "", key[1:], criterion, *cells])
+            lines.append([f"`{name}`" if i == 0 else "", key[1:], criterion, *cells])
     head = [
         "task",
         "steps",
@@ -180,7 +180,7 @@ def sims_diagnosis() -> str:
     rows = read_result("sims")["rows"]
     lines = []
     for name, row in rows.items():
-        links = [line.removeprefix("- ") for line in row["diagnosis"].splitlines() if line.startswith("- ")]
+        links = [line.removeprefix("- ") for line in row.get("diagnosis", "").splitlines() if line.startswith("- ")]
         for i, link in enumerate(links):
             part, _, found = link.partition(": ")
             lines.append([f"`{name}`" if i == 0 else "", part, *found.split(", ", 1)])

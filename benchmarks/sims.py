@@ -29,7 +29,7 @@ from sims.diagnose import diagnose, verdicts, weakest
 from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
 from sims.manifest import check_pairs
 from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
-from sims.protocol import GoalKind, budget, make_pairs
+from sims.protocol import GoalKind, actions_of, budget, make_pairs
 from sims.registry import get_task
 from sims.task import Task
 
@@ -37,6 +37,7 @@ EPISODES = 300  # test pairs that a gate is judged on
 FAR_EPISODES = 40  # of each distance in steps
 DIAGNOSED = 20  # dev pairs at which the search is taken apart
 DISTANCES = (25, 50, 75)  # steps of the environment
+FEWEST = 5  # actions: where a distance takes fewer, hardly anything moves on the way
 IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
 
 
@@ -121,6 +122,8 @@ def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tupl
         metrics[f"random_success_end_{short}"] = floor["success"][criterion]["end"]["value"]
     summaries = {"image": standard["summary"]}
     for distance in DISTANCES:
+        if actions_of(task, distance) < FEWEST:
+            continue
         result = judge(task, checkpoint, work, "image", distance, far)
         summaries[f"d{distance}"] = result["summary"]
         for method, prefix in (("planner", ""), ("random", "random_"), ("scripted", "ceiling_")):
