@@ -58,18 +58,6 @@ def demo_success() -> str:
     return _markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + _about(result)
 
 
-def goals_success() -> str:
-    """Success with goals in words and as labels."""
-    result = read_result("goals")
-    rows = [
-        [kind, name, *_success(method)]
-        for kind, methods in result["summary"].items()
-        for name, method in methods.items()
-    ]
-    note = f"\n{result['settings']['episodes']} rollouts for each kind of goal, 95 % Wilson intervals in brackets.\n"
-    return _markdown(["goals", "", "as told, ever", "as told, at the end"], rows) + note + _about(result)
-
-
 HEAD = ["phase", "held-out metric", "value", "baseline"]
 
 
@@ -191,7 +179,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-success": demo_success,
     "demo-phases": demo_phases,
     "bridge-phases": bridge_phases,
-    "goals-success": goals_success,
     "sims-success": sims_success,
     "sims-distances": sims_distances,
     "sims-told": sims_told,
