@@ -81,9 +81,9 @@ def test_proposals_are_what_a_search_tries_first(inspector: Inspector, frames: n
 
 def test_which_action_was_done(checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray) -> None:
     seen = inspector.episode(frames)
-    told = inspector.acted(seen[1:])
-    assert told.shape == (len(frames) - 1, 2)
+    told = inspector.acted(seen)
+    assert told.shape == (len(frames), 2)
     spec = checkpoint.model.robot.action
     assert spec.mean is not None and spec.std is not None
-    normal = checkpoint.model.world_model.inverse(seen.states[:1], seen.states[1:2]).detach().numpy()[0]
-    np.testing.assert_allclose(told[0], normal * spec.std + spec.mean, rtol=1e-4)
+    normal = checkpoint.model.world_model.inverse(*(seen.states[t : t + 1] for t in (1, 2, 3))).detach().numpy()[0]
+    np.testing.assert_allclose(told[3], normal * spec.std + spec.mean, rtol=1e-4)

@@ -173,7 +173,18 @@ def test_the_run_is_checked_before_any_rollout(tmp_path: Path, monkeypatch: pyte
         raise AssertionError("a rollout was played")
 
     monkeypatch.setattr(evaluation, "evaluate", play)
-    words = ("--checkpoint", "c", "--episodes", "1", "--training", str(tmp_path), "--out", str(tmp_path / "out"))
+    words = (
+        "--task",
+        "fetch-reach",
+        "--checkpoint",
+        "c",
+        "--episodes",
+        "1",
+        "--training",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert "UserError" in command(*words)[1] and "holds no training run" in command(*words)[1]
     assert not (tmp_path / "out").exists()
 
@@ -187,6 +198,17 @@ def test_what_was_measured_is_kept_when_the_report_fails(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(training, "read_run", lambda work_dir: work_dir)
     monkeypatch.setattr(training, "training_sections", fail)
-    words = ("--checkpoint", "c", "--episodes", "1", "--training", "run", "--out", str(tmp_path))
+    words = (
+        "--task",
+        "fetch-reach",
+        "--checkpoint",
+        "c",
+        "--episodes",
+        "1",
+        "--training",
+        "run",
+        "--out",
+        str(tmp_path),
+    )
     assert command(*words) == (1, "RuntimeError: no picture")
     assert not (tmp_path / "report.html").exists()
