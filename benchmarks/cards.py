@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import safetensors.torch
 
 from benchmarks.record import RESULTS, read_result
+from benchmarks.render import markdown, rate
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import Manifest, read_manifest
 from hnet_vjepa.export import size
@@ -96,11 +97,11 @@ def render_card(model: Model, results: Mapping[str, Any]) -> str:
     parts = [
         f"# {model.name}\n\nA world model to plan with: `hnet serve --model {model.name}`, "
         f"`hnet evaluate --model {model.name}`.\n",
-        _table(("", ""), [(name, value) for name, value in facts.items() if value]),
+        markdown(("", ""), [(name, value) for name, value in facts.items() if value]),
         "## What it reaches\n",
         "Not measured with these weights.\n" if found is None else _results(*found),
         "## What each phase learnt\n\nOn episodes that were held out of training.\n",
-        _table(
+        markdown(
             ("phase", "metric", "value", "baseline"),
             [
                 (r.phase, r.what, r.value, r.baseline)
@@ -120,24 +121,16 @@ def _results(metrics: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         far = kind.removeprefix(DISTANCES)
         goals = f"image, {far} steps away" if far.isdigit() else kind
         for criterion in methods["planner"]["success"]:
-            cells = [_rate(methods[method]["success"][criterion][when]) for method, when in CELLS]
+            cells = [rate(methods[method]["success"][criterion][when]) for method, when in CELLS]
             rows.append((goals, criterion, *cells))
     machine = row["machine"]
     head = ("goals", "within", "random, at the end", "model, ever", "model, at the end", "scripted, at the end")
     return (
-        f"{_table(head, rows)}\n{metrics['episodes']} test pairs for the task's own goals, {row['steps']} actions; "
+        f"{markdown(head, rows)}\n{metrics['episodes']} test pairs for the task's own goals, {row['steps']} actions; "
         "95 % Wilson intervals in brackets. *random* is the floor; *scripted* knows the true state and is the ceiling."
         f"\n\nMeasured by `{row['command']}` on {row['date']} "
         f"({machine['cpu']}, {machine['cores']} cores; commit {row['commit']}).\n"
     )
-
-
-def _rate(rate: Mapping[str, float]) -> str:
-    return f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def rendered(name: str) -> dict[Path, str]:

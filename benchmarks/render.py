@@ -20,7 +20,8 @@ from sims.baselines import compared
 MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -31,13 +32,9 @@ def _about(result: dict[str, Any]) -> str:
     return f"\nWritten by `{result['command']}` on {result['date']} ({where}; commit {result['commit']}).\n"
 
 
-def _success(method: dict[str, Any]) -> list[str]:
-    """Cells of a method's success rates, ever and at the end for each criterion, with their intervals."""
-    rates = [criterion[when] for criterion in method["success"].values() for when in ("ever", "end")]
-    return [
-        f"{100 * rate['successes'] / rate['trials']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
-        for rate in rates
-    ]
+def rate(found: dict[str, Any]) -> str:
+    """A success rate as text: per cent with its 95 % interval."""
+    return f"{100 * found['successes'] / found['trials']:.0f} % ({100 * found['low']:.0f}–{100 * found['high']:.0f})"
 
 
 def demo_success() -> str:
@@ -45,7 +42,7 @@ def demo_success() -> str:
     result = read_result("demo")
     rows = []
     for name, method in result["summary"].items():
-        cells = [name, *_success(method)]
+        cells = [name, *(rate(found[when]) for found in method["success"].values() for when in ("ever", "end"))]
         plan = method["plan_ms"]
         cells.append(" / ".join(f"{plan[q]:.0f}" for q in ("p50", "p95", "p99")) + " ms" if plan else "–")
         rows.append(cells)
@@ -55,7 +52,7 @@ def demo_success() -> str:
         f"\n{m['episodes']} rollouts, 95 % Wilson intervals in brackets; the whole loop took {m['wall_s']:.0f} s, "
         f"of which training {m['train_s']:.0f} s.\n"
     )
-    return _markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + _about(result)
+    return markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + _about(result)
 
 
 HEAD = ["phase", "held-out metric", "value", "baseline"]
@@ -69,7 +66,7 @@ def demo_phases() -> str:
         [row.phase, row.what, row.value, row.baseline, f"{phases[row.phase]['seconds']:.0f} s"]
         for row in compared({name: phase["metrics"] for name, phase in phases.items()})
     ]
-    return _markdown([*HEAD, "training"], rows) + _about(result)
+    return markdown([*HEAD, "training"], rows) + _about(result)
 
 
 def bridge_phases() -> str:
@@ -87,11 +84,7 @@ def bridge_phases() -> str:
         "episode held out once; in brackets the 95 % interval over folds (Student's t; the folds share training "
         f"episodes, so it is a rough one). {result['metrics']['train_s_per_fold']:.0f} s of training per fold.\n"
     )
-    return _markdown(HEAD, rows) + note + _about(result)
-
-
-def _rate(rate: dict[str, float]) -> str:
-    return f"{100 * rate['value']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
+    return markdown(HEAD, rows) + note + _about(result)
 
 
 def _origins(rows: dict[str, Any]) -> str:
@@ -115,9 +108,9 @@ def sims_success() -> str:
                 [
                     first[0] if i == 0 else "",
                     criterion,
-                    _rate(rates["random"]["end"]),
-                    *(_rate(rates["planner"][when]) for when in ("end", "held", "ever")),
-                    _rate(rates["scripted"]["end"]),
+                    rate(rates["random"]["end"]),
+                    *(rate(rates["planner"][when]) for when in ("end", "held", "ever")),
+                    rate(rates["scripted"]["end"]),
                     first[1] if i == 0 else "",
                 ]
             )
@@ -127,7 +120,7 @@ def sims_success() -> str:
         f"\n{' or '.join(map(str, sorted(count)))} test pairs per task, 95 % Wilson intervals in brackets. Training "
         "times include what else the two cores had to do.\n"
     )
-    return _markdown(head, lines) + note + _origins(result["rows"])
+    return markdown(head, lines) + note + _origins(result["rows"])
 
 
 def sims_distances() -> str:
@@ -139,7 +132,7 @@ def sims_distances() -> str:
         for i, (key, summary) in enumerate(far.items()):
             criterion = next(iter(summary["planner"]["success"]))
             rates = {method: summary[method]["success"][criterion] for method in summary}
-            cells = [_rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]
+            cells = [rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]
             lines.append([f"`{name}`" if i == 0 else "", key[1:], criterion, *cells])
     head = [
         "task",
@@ -147,20 +140,20 @@ def sims_distances() -> str:
         "within",
         *(f"{m}, {w}" for m in ("random", "planner", "scripted") for w in ("ever", "end")),
     ]
-    return _markdown(head, lines) + _origins(result["rows"])
+    return markdown(head, lines) + _origins(result["rows"])
 
 
 def sims_told() -> str:
     """Goals in words and as labels on the suite's tasks that were taught them."""
     result = read_result("sims")
     lines = [
-        [f"`{name}`", kind, method, *(_rate(rates["success"]["as told"][when]) for when in ("ever", "end"))]
+        [f"`{name}`", kind, method, *(rate(rates["success"]["as told"][when]) for when in ("ever", "end"))]
         for name, row in result["rows"].items()
         for kind in ("text", "label")
         if kind in row["summary"]
         for method, rates in row["summary"][kind].items()
     ]
-    return _markdown(["task", "goals", "", "as told, ever", "as told, at the end"], lines) + _origins(result["rows"])
+    return markdown(["task", "goals", "", "as told, ever", "as told, at the end"], lines) + _origins(result["rows"])
 
 
 def sims_diagnosis() -> str:
@@ -172,7 +165,7 @@ def sims_diagnosis() -> str:
         for i, link in enumerate(links):
             part, _, found = link.partition(": ")
             lines.append([f"`{name}`" if i == 0 else "", part, *found.split(", ", 1)])
-    return _markdown(["task", "link", "", "measured"], lines) + _origins(rows)
+    return markdown(["task", "link", "", "measured"], lines) + _origins(rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

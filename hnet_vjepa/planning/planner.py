@@ -233,8 +233,7 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
         phases=trained,
         goals=tuple(goals),
         labels=model.robot.labels if "probe" in trained else (),
-        history=model.backbone.encoder.history
-        + 1,  # the dynamics looks at the state before, which has a past of its own
+        history=model.backbone.encoder.history + 1,  # the dynamics needs the state before, with its own past
         state_shape=(model.config.model.backbone.slots, model.config.model.world_model.state_dim),
         search=SearchSettings(plan.candidates, plan.iterations, plan.horizon, plan.elites),
         parameters=sum(
