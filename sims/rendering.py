@@ -174,14 +174,20 @@ def open_camera(
     width: int,
     use: Backend,
     distractors: NDArray[np.float64] | None = None,
+    lamps: float = 1.0,
 ) -> Camera:
     """Open a camera on a MuJoCo model and its data. ``use``: what ``backend()`` chose.
 
     Geoms of HIDDEN_GROUP are not drawn. The caller runs mj_forward before each picture. ``distractors``: discs to draw
-    over the pictures, as Decorated takes them.
+    over the pictures, as Decorated takes them. ``lamps``: how bright the ray caster's own lamps are; the other
+    backends use the model's.
     """
     model.vis.global_.fovy = view.fovy
-    camera: Camera = (RayCaster if use == "raycast" else GlCamera)(model, data, view, height, width)
+    camera: Camera = (
+        RayCaster(model, data, view, height, width, lamps)
+        if use == "raycast"
+        else GlCamera(model, data, view, height, width)
+    )
     return camera if distractors is None or not len(distractors) else Decorated(camera, distractors)
 
 
@@ -223,10 +229,10 @@ class RayCaster:
 
     SKY = np.array([0.45, 0.86, 0.57])
 
-    def __init__(self, model: Any, data: Any, view: View, height: int, width: int) -> None:
+    def __init__(self, model: Any, data: Any, view: View, height: int, width: int, lamps: float) -> None:
         # mj_multiRay (3.8.1) discards bodies by the angles of their box's corners and so misses what bulges beyond
         # them; larger boxes, in a copy that only this camera uses, bring the missing pixels back.
-        self._model, self._data = copy.copy(model), data
+        self._shown, self._model, self._data, self._lamps = model, copy.copy(model), data, lamps
         self._model.bvh_aabb[: int(model.body_bvhnum.sum()), 3:] *= 2
         self._shape = (height, width)
         scale = np.tan(np.radians(view.fovy) / 2) / (height / 2)
@@ -243,6 +249,8 @@ class RayCaster:
     def render(self) -> NDArray[np.uint8]:
         import mujoco
 
+        for name in ("geom_group", "geom_rgba", "mat_rgba"):  # what a task may change while the camera is open
+            getattr(self._model, name)[:] = getattr(self._shown, name)
         mujoco.mj_multiRay(
             self._model,
             self._data,
@@ -259,6 +267,7 @@ class RayCaster:
         )
         normals = self._normals.reshape(-1, 3)
         light = 0.4 + 0.35 * np.clip(normals[:, 2], 0, 1) + 0.35 * np.clip(normals @ self._towards_camera, 0, 1)
+        light *= self._lamps
         picture = np.where(self._geoms[:, None] < 0, self.SKY, self._colours()[self._geoms] * light[:, None])
         return (np.clip(picture, 0, 1) * 255).astype(np.uint8).reshape(*self._shape, 3)
 

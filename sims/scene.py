@@ -63,11 +63,12 @@ class Scene:
             getattr(model, name)[:] = values
         for name, values in self._headlight.items():
             getattr(model.vis.headlight, name)[:] = values
-        view = self._view
+        view, lamps = self._view, 1.0
         if variation.factor == "light":
-            model.light_diffuse[:] *= 1 - DIMMEST * strength
+            lamps = 1 - DIMMEST * strength
+            model.light_diffuse[:] *= lamps
             for name in self._headlight:
-                getattr(model.vis.headlight, name)[:] *= 1 - DIMMEST * strength
+                getattr(model.vis.headlight, name)[:] *= lamps
         elif variation.factor == "camera":
             view = dataclasses.replace(
                 view, azimuth=view.azimuth + TURN * strength, elevation=view.elevation + TILT * strength
@@ -81,7 +82,7 @@ class Scene:
                 getattr(model, name)[:] *= 1 - SLIPPERIEST * strength
         self._camera.close()
         self._camera = open_camera(
-            model, self.data, view, self._spec.height, self._spec.width, self._use, variation.distractors()
+            model, self.data, view, self._spec.height, self._spec.width, self._use, variation.distractors(), lamps
         )
         self._mujoco.mj_forward(model, self.data)
 

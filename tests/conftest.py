@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sims.rendering import backend
 from tests import toy
 
 torch.set_num_threads(1)
+backend()  # once mujoco is imported, as some tests do by other packages, the choice of a renderer is made
 
 
 @pytest.fixture(scope="session")

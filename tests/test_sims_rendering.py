@@ -107,6 +107,23 @@ def test_the_ray_caster_misses_nothing_that_single_rays_hit(robot: fetch_reach.F
     assert np.abs(picture.astype(int) - drawn).mean() < 35  # the same scene, if in another light
 
 
+def test_the_ray_caster_shows_what_is_hidden_and_how_bright_its_lamps_are_while_it_is_open(
+    robot: fetch_reach.FetchReach,
+) -> None:
+    robot.reset()
+    bright, dim = (
+        open_camera(robot._model, robot._data, fetch_reach.VIEW, 64, 64, "raycast", lamps=lamps) for lamps in (1.0, 0.5)
+    )
+    trained = bright.render()
+    assert dim.render().mean() < 0.8 * trained.mean()  # the sky stays as it is
+    groups = robot._model.geom_group.copy()
+    robot._model.geom_group[:] = HIDDEN_GROUP
+    empty = bright.render()
+    robot._model.geom_group[:] = groups
+    assert (empty == empty[0, 0]).all()
+    np.testing.assert_array_equal(bright.render(), trained)
+
+
 def test_the_ray_caster_works_without_any_graphics_library() -> None:
     code = (
         "import numpy as np\n"
