@@ -29,6 +29,22 @@ def write_result(name: str, command: str, settings: dict[str, Any], metrics: dic
     return path
 
 
+def merge_result(
+    name: str, part: str, command: str, settings: dict[str, Any], metrics: dict[str, Any], **more: Any
+) -> Path:
+    """Write one part of ``benchmarks/results/<name>.json`` and leave its other parts; return its path.
+
+    The part's metrics join those of the others under "metrics"; what stands behind them is kept under "parts", with
+    the machine, date and commit of this part.
+    """
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"metrics": {}, "parts": {}}
+    content["metrics"].update(metrics)
+    content["parts"][part] = {**about(command), "versions": versions(), "settings": settings, **more}
+    write_json_atomic(path, content)
+    return path
+
+
 def read_result(name: str) -> dict[str, Any]:
     """Read a committed result. Raises UserError when there is none."""
     path = RESULTS / f"{name}.json"
