@@ -62,6 +62,14 @@ class ActionSpec(BaseModel):
         """Length of the full action vector."""
         return len(self.names)
 
+    def hold(self) -> NDArray[np.float32]:
+        """The action that is taken to keep the robot as it is: no change, and commands at their mean. Shape: dim."""
+        action = np.zeros(self.dim, np.float32)
+        for place, dimension in enumerate(self.active):
+            if dimension in self.absolute and self.mean is not None:
+                action[dimension] = self.mean[place]
+        return np.clip(action, *self.inner_bounds())
+
     def inner_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The outermost float32 numbers that are not beyond ``low`` and ``high`` (float32 0.05 is more than 0.05)."""
         low, high = (np.array(bound, np.float32) for bound in (self.low, self.high))

@@ -246,7 +246,7 @@ def diagnose(
     if candidates < 2:
         raise UserError(f"candidates is {candidates}; it must be at least 2")
     recorded = record_episodes(task, simulation, seed, episodes, progress)
-    seen = [inspector.episode(e.frames) for e in recorded]
+    seen = [inspector.episode(e.frames, e.actions) for e in recorded]
     truth = [np.asarray(e.states, np.float64) for e in recorded]
     readout, reading, cut = fit(task, seen, truth)
     horizon = inspector.planner.card.search.horizon

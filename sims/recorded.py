@@ -93,7 +93,7 @@ def score(checkpoint: Checkpoint, store: EpisodeStore) -> RecordedResult:
 def time_to_goal(inspector: Inspector, episode: Episode) -> float:
     """Spearman's correlation, over an episode's frames, of the energy for its last frame and the steps left to it."""
     goal = inspector.last(episode.frames[None, -1:])
-    energies = inspector.energy(inspector.episode(episode.frames)[:-1], goal)
+    energies = inspector.energy(inspector.episode(episode.frames, episode.actions)[:-1], goal)
     return spearman(energies, np.arange(len(energies), 0, -1.0))
 
 
@@ -101,7 +101,7 @@ def _action_errors(
     inspector: Inspector, checkpoint: Checkpoint, episodes: Sequence[Episode]
 ) -> tuple[ActionError, ...]:
     spec = checkpoint.model.robot.action
-    told = np.concatenate([inspector.acted(inspector.episode(e.frames)[1:]) for e in episodes])
+    told = np.concatenate([inspector.acted(inspector.episode(e.frames, e.actions)[1:]) for e in episodes])
     done = np.concatenate([e.actions for e in episodes])[:, list(spec.active)].astype(np.float64)
     assert spec.mean is not None
     error, baseline = told - done, np.array(spec.mean) - done

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.store import Episode, EpisodeStore
 from hnet_vjepa.planning import inspect
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, SearchSettings
@@ -28,8 +28,13 @@ def inspector(checkpoint: Checkpoint) -> Inspector:
 
 
 @pytest.fixture(scope="module")
-def frames(toy_store: Path) -> np.ndarray:
-    return np.array(EpisodeStore(toy_store).episodes[3].frames)
+def episode(toy_store: Path) -> Episode:
+    return EpisodeStore(toy_store).episodes[3]
+
+
+@pytest.fixture(scope="module")
+def frames(episode: Episode) -> np.ndarray:
+    return np.array(episode.frames)
 
 
 def test_states_are_the_planner_s_own(inspector: Inspector, frames: np.ndarray) -> None:
@@ -43,13 +48,17 @@ def test_states_are_the_planner_s_own(inspector: Inspector, frames: np.ndarray) 
 
 
 def test_an_episode_is_the_same_in_pieces(
-    inspector: Inspector, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    inspector: Inspector, frames: np.ndarray, episode: Episode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = inspector.episode(frames)
+    whole = inspector.episode(frames, episode.actions)
     assert len(whole) == len(frames) and whole.features().shape == (len(frames), 4 * 8)
     np.testing.assert_array_equal(whole.before[1:], whole.states[:-1])
+    spec = inspector.planner.card.action
+    assert spec.mean is not None and spec.std is not None
+    np.testing.assert_allclose(whole.acted[1:].numpy() * spec.std + spec.mean, episode.actions[:, :2], atol=1e-5)
+    np.testing.assert_allclose(whole.acted[0].numpy() * spec.std + spec.mean, 0, atol=1e-6)  # holding still
     monkeypatch.setattr(inspect, "PIECE", 5)
-    pieces = inspector.episode(frames)
+    pieces = inspector.episode(frames, episode.actions)
     np.testing.assert_allclose(pieces.states, whole.states, atol=1e-5)
     np.testing.assert_array_equal(pieces.masks, whole.masks)
     ends = np.stack([frames[t - inspector.window : t] for t in range(inspector.window, len(frames) + 1)])
@@ -79,8 +88,10 @@ def test_proposals_are_what_a_search_tries_first(inspector: Inspector, frames: n
         np.testing.assert_allclose(plan.actions, proposed[best], atol=1e-5)
 
 
-def test_which_action_was_done(checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray) -> None:
-    seen = inspector.episode(frames)
+def test_which_action_was_done(
+    checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray, episode: Episode
+) -> None:
+    seen = inspector.episode(frames, episode.actions)
     told = inspector.acted(seen)
     assert told.shape == (len(frames), 2)
     spec = checkpoint.model.robot.action

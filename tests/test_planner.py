@@ -66,7 +66,8 @@ def test_the_reported_energies_are_those_of_imagining_the_reported_actions(toy_r
     """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distances."""
     checkpoint = load_checkpoint(toy_run / "action")
     model, spec = checkpoint.model, checkpoint.model.robot.action
-    asked = query()
+    asked = replace(query(), previous_actions=np.array([[2, -1, 0, 0, 0, 0, 0]] * 4, np.float32))
+    assert asked.previous_actions is not None
     [result] = WorldModelPlanner(checkpoint).plan([asked])
     assert isinstance(asked.goal, ImageGoal)
     plan, phi = model.config.plan, model.world_model.steps.mlp
@@ -82,9 +83,11 @@ def test_the_reported_energies_are_those_of_imagining_the_reported_actions(toy_r
             return float(plan.latent * (state - goal).abs().mean() + plan.steps * apart)
 
         assert result.energy_now == pytest.approx(expected(state), rel=1e-4)
+        normalise = lambda action: (torch.tensor(action[:2]) - torch.tensor(spec.mean)) / torch.tensor(spec.std)  # noqa: E731
+        acted = normalise(asked.previous_actions[0])[None]
         for action, reported in zip(result.actions, result.energies, strict=True):
-            normal = (torch.from_numpy(action[:2]) - torch.tensor(spec.mean)) / torch.tensor(spec.std)
-            state, before = model.world_model.dynamics(state, before, normal[None]), state
+            normal = normalise(action)[None]
+            state, before, acted = model.world_model.dynamics(state, before, acted, normal), state, normal
             assert expected(state) == pytest.approx(float(reported), rel=1e-3)
 
 

@@ -105,9 +105,9 @@ class Exact:
         return torch.from_numpy(places)[:, None]
 
     def seen(self, states: torch.Tensor) -> Seen:
-        return Seen(states, states, torch.zeros(states.shape[:2], dtype=torch.bool))
+        return Seen(states, states, torch.zeros(len(states), 2), torch.zeros(states.shape[:2], dtype=torch.bool))
 
-    def episode(self, frames: NDArray[np.uint8]) -> Seen:
+    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> Seen:
         return self.seen(self.see(frames))
 
     def last(self, clips: NDArray[np.uint8]) -> Seen:

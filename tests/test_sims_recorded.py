@@ -49,7 +49,7 @@ def test_an_energy_that_falls_with_every_step_ranks_perfectly(toy_store: Path) -
     for sign in (1, -1):
         seen = np.arange(len(episode), 0, -1.0) * sign
         inspector = SimpleNamespace(
-            last=lambda clips: clips, episode=lambda _, s=seen: s, energy=lambda states, goal: states**3
+            last=lambda clips: clips, episode=lambda frames, actions, s=seen: s, energy=lambda states, goal: states**3
         )
         assert time_to_goal(inspector, episode) == pytest.approx(sign)  # type: ignore[arg-type]
 

@@ -21,25 +21,26 @@ def make(kind: str) -> Dynamics | FlatDynamics:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_as_nothing_moves(kind: str) -> None:
     state = torch.randn(5, 4, 8)
-    assert torch.equal(fresh(kind)(state, torch.randn(5, 4, 8), torch.randn(5, 3)), state)
+    assert torch.equal(fresh(kind)(state, torch.randn(5, 4, 8), torch.randn(5, 3), torch.randn(5, 3)), state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rollout_is_its_steps_one_after_another(kind: str) -> None:
     dynamics, state, before, actions = make(kind), torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 3, 3)
-    imagined = rollout(dynamics, state, before, actions)
+    acted = torch.randn(5, 3)
+    imagined = rollout(dynamics, state, before, acted, actions)
     assert imagined.shape == (5, 3, 4, 8)
     for step in range(3):
-        state, before = dynamics(state, before, actions[:, step]), state
+        state, before, acted = dynamics(state, before, acted, actions[:, step]), state, actions[:, step]
         torch.testing.assert_close(imagined[:, step], state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_action_changes_all_later_states_and_the_last_only_the_last(kind: str) -> None:
     dynamics, state, before, actions = make(kind), torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3, 3)
-    changed = actions.clone()
+    changed, acted = actions.clone(), torch.randn(1, 3)
     changed[:, 2] += 1
-    one, other = rollout(dynamics, state, before, actions), rollout(dynamics, state, before, changed)
+    one, other = (rollout(dynamics, state, before, acted, done) for done in (actions, changed))
     assert torch.equal(one[:, :2], other[:, :2])
     assert not torch.allclose(one[:, 2], other[:, 2])
 
@@ -47,13 +48,15 @@ def test_the_first_action_changes_all_later_states_and_the_last_only_the_last(ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_motion_so_far_counts(kind: str) -> None:
     dynamics, state, action = make(kind), torch.randn(1, 4, 8), torch.randn(1, 3)
-    assert not torch.allclose(dynamics(state, state, action), dynamics(state, state - 1, action))
+    still = dynamics(state, state, action, action)
+    assert not torch.allclose(still, dynamics(state, state - 1, action, action))
+    assert not torch.allclose(still, dynamics(state, state, action + 1, action))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_gets_gradient_through_a_rollout(kind: str) -> None:
     dynamics = make(kind)
-    imagined = rollout(dynamics, torch.randn(2, 4, 8), torch.randn(2, 4, 8), torch.randn(2, 3, 3))
+    imagined = rollout(dynamics, torch.randn(2, 4, 8), torch.randn(2, 4, 8), torch.randn(2, 3), torch.randn(2, 3, 3))
     (imagined * torch.randn_like(imagined)).sum().backward()
     assert [n for n, p in dynamics.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 

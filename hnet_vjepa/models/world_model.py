@@ -11,7 +11,7 @@ from hnet_vjepa.config import WorldModelConfig
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.transformer import Attention, Block
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # state, the state before, action -> next state
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # state, the one before, the last action, action -> next
 
 
 class CrossAttentionFuser(nn.Module):
@@ -37,23 +37,28 @@ class CrossAttentionFuser(nn.Module):
 class Dynamics(nn.Module):
     """One step: the planning state after an action, as the present state plus a change.
 
-    It sees the state before too: a pushed ball or a swinging arm goes on, and one picture does not say how fast.
+    It sees the state before too, and the action that led from there to here: a pushed ball or a swinging arm goes on,
+    and one picture does not say how fast. Two pictures say how fast it went on average; how fast it goes now depends
+    also on how it was driven in between (of a mass that force a_t moves, x_t+1 = 2 x_t - x_t-1 + (a_t-1 + a_t) / 2).
     """
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.embed = nn.Linear(2 * state_dim, width)
         self.slot = nn.Parameter(torch.randn(slots, width) * 0.5)
-        self.fuser = CrossAttentionFuser(width, heads, action_dim)
+        self.fuser = CrossAttentionFuser(width, heads, 2 * action_dim)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.change = nn.Linear(width, state_dim)
         nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, state: Tensor, before: Tensor, action: Tensor) -> Tensor:
-        """State, the one a step before it (both B x S x d) and normalised action B x A -> next state B x S x d."""
-        x = self.fuser(self.embed(with_motion(state, before)) + self.slot, action)
+    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+        """State, the one a step before it (B x S x d), the action between them and the next (B x A) -> B x S x d.
+
+        Actions are normalised.
+        """
+        x = self.fuser(self.embed(with_motion(state, before)) + self.slot, torch.cat([acted, action], 1))
         for block in self.blocks:
             x = block(x)
         changed: Tensor = state + self.change(self.norm(x))
@@ -69,7 +74,7 @@ class FlatDynamics(nn.Module):
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(2 * slots * state_dim + action_dim, width)
+        self.embed = nn.Linear(2 * (slots * state_dim + action_dim), width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(depth)
@@ -79,9 +84,9 @@ class FlatDynamics(nn.Module):
         nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, state: Tensor, before: Tensor, action: Tensor) -> Tensor:
-        """State, the one a step before it (both B x S x d) and normalised action B x A -> next state B x S x d."""
-        x = self.embed(torch.cat([with_motion(state, before).flatten(1), action], 1))  # B x width
+    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+        """See Dynamics."""
+        x = self.embed(torch.cat([with_motion(state, before).flatten(1), acted, action], 1))  # B x width
         for block in self.blocks:
             x = x + block(x)
         changed: Tensor = state + self.change(self.norm(x)).view_as(state)
@@ -135,13 +140,14 @@ def with_motion(state: Tensor, before: Tensor) -> Tensor:
     return torch.cat([state, state - before], -1)
 
 
-def rollout(dynamics: Step, state: Tensor, before: Tensor, actions: Tensor) -> Tensor:
+def rollout(dynamics: Step, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
     """Imagine: the states after each of H actions. The only rollout there is; training and planning call it.
 
-    State and the one before it B x S x d, normalised actions B x H x A -> B x H x S x d.
+    State and the one before it B x S x d, the action between them B x A, normalised actions B x H x A
+    -> B x H x S x d.
     """
     states = []
-    for step in range(actions.shape[1]):
-        state, before = dynamics(state, before, actions[:, step]), state
+    for action in actions.unbind(1):
+        state, before, acted = dynamics(state, before, acted, action), state, action
         states.append(state)
     return torch.stack(states, 1)

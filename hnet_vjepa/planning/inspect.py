@@ -26,10 +26,11 @@ PIECE = 64  # pictures that are encoded at once
 
 @dataclass(frozen=True)
 class Seen:
-    """Planning states of N pictures, real or imagined, each with the state one step before it."""
+    """Planning states of N pictures, real or imagined, each with the state before it and what was done in between."""
 
     states: Tensor  # N x S x d
     before: Tensor  # N x S x d
+    acted: Tensor  # N x A, normalised actions
     masks: Tensor  # N x S, True = slot that holds nothing
 
     def __len__(self) -> int:
@@ -37,7 +38,7 @@ class Seen:
 
     def __getitem__(self, rows: slice | list[int]) -> Seen:
         """Some of the rows."""
-        return Seen(self.states[rows], self.before[rows], self.masks[rows])
+        return Seen(self.states[rows], self.before[rows], self.acted[rows], self.masks[rows])
 
     def features(self) -> NDArray[np.float64]:
         """What a linear read-out reads: N x (S * d)."""
@@ -55,10 +56,14 @@ class Inspector:
         self.planner = WorldModelPlanner(checkpoint)
         self.window = self.planner.card.history + 1
         self._model, self._spec = checkpoint.model, checkpoint.model.robot.action
+        self._held = torch.from_numpy(normalise_actions(self._spec.hold(), self._spec))
 
     @torch.inference_mode()
-    def episode(self, frames: NDArray[np.uint8]) -> Seen:
-        """Every picture of an episode (T x H x W x 3), each with its past: T rows. The first is taken to be at rest."""
+    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> Seen:
+        """Every picture of an episode (T x H x W x 3), each with its past: T rows. The first is taken to be at rest.
+
+        ``actions``: (T - 1) x dim in the robot's units, what was done between the pictures.
+        """
         states, masks = [], []
         for start in range(0, len(frames), PIECE):
             first = max(0, start - self.planner.card.history)
@@ -66,26 +71,30 @@ class Inspector:
             states.append(made[0, start - first :])
             masks.append(empty[0, start - first :])
         every = torch.cat(states)
-        return Seen(every, torch.cat([every[:1], every[:-1]]), torch.cat(masks))
+        acted = torch.cat([self._held[None], torch.from_numpy(normalise_actions(actions, self._spec))])
+        return Seen(every, torch.cat([every[:1], every[:-1]]), acted, torch.cat(masks))
 
     @torch.inference_mode()
     def last(self, clips: NDArray[np.uint8]) -> Seen:
-        """The last picture of each of N equally long clips (N x T x H x W x 3): N rows, as the planner sees them."""
+        """The last picture of each of N equally long clips (N x T x H x W x 3): N rows, as the planner sees them.
+
+        What was done before it is taken to have been holding still.
+        """
         states, masks = [], []
         for start in range(0, len(clips), PIECE):
             made, empty = self._model.states(normalise_frames(clips[start : start + PIECE]))
             states.append(made[:, -2:] if made.shape[1] > 1 else made.repeat(1, 2, 1, 1))
             masks.append(empty[:, -1])
         pairs = torch.cat(states)
-        return Seen(pairs[:, 1], pairs[:, 0], torch.cat(masks))
+        return Seen(pairs[:, 1], pairs[:, 0], self._held.expand(len(pairs), -1), torch.cat(masks))
 
     @torch.inference_mode()
     def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
         """What the N states become: actions N x H x dim in the robot's units -> H times N rows."""
         normal = torch.from_numpy(normalise_actions(actions, self._spec))
-        imagined = rollout(self._model.world_model.dynamics, start.states, start.before, normal)
+        imagined = rollout(self._model.world_model.dynamics, start.states, start.before, start.acted, normal)
         earlier = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
-        return [Seen(imagined[:, h], earlier[:, h], start.masks) for h in range(imagined.shape[1])]
+        return [Seen(imagined[:, h], earlier[:, h], normal[:, h], start.masks) for h in range(imagined.shape[1])]
 
     @torch.inference_mode()
     def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
@@ -115,9 +124,8 @@ class Inspector:
         spec, plan = self._spec, self._model.config.plan
         active = list(spec.active)
         low, high = np.array(spec.low)[active], np.array(spec.high)[active]
-        hold = [spec.mean[i] if spec.mean and d in spec.absolute else 0.0 for i, d in enumerate(spec.active)]
         half = np.maximum((high - low) / 2, 1e-12)
-        start = torch.from_numpy(((np.clip(hold, low, high) - (low + high) / 2) / half).astype(np.float32))
+        start = torch.from_numpy(((spec.hold()[active] - (low + high) / 2) / half).astype(np.float32))
         drawn: list[Tensor] = []
 
         def score(actions: Tensor) -> Tensor:

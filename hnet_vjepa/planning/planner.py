@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
@@ -97,6 +98,7 @@ class WorldModelPlanner:
         video = normalise_frames(np.stack([q.frames[-frames:] for q in queries]))
         states, masks = self._model.states(video)  # B x T x S x d, B x T x S
         state, before = states[:, -1], states[:, max(0, frames - 2)]  # a single frame is taken to be at rest
+        acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))  # B x A
         objective = self._objective([q.goal for q in queries], masks[:, -1])
         energy_now = objective(state[:, None], before[:, None])[:, 0]
         reached = objective.reached(state[:, None], before[:, None])[:, 0].tolist()
@@ -104,10 +106,9 @@ class WorldModelPlanner:
 
         def score(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
-            starts = state.repeat_interleave(candidates, 0)  # (B*N) x S x d
-            pasts = before.repeat_interleave(candidates, 0)  # (B*N) x S x d
+            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (state, before, acted))  # (B*N) x ...
             normal = self._to_model(actions.flatten(0, 1))  # (B*N) x H x A
-            imagined = rollout(self._model.world_model.dynamics, starts, pasts, normal)
+            imagined = rollout(self._model.world_model.dynamics, starts, pasts, driven, normal)
             earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)
             per_step, per_step_before = (  # B x (N*H) x S x d
                 x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
@@ -179,20 +180,30 @@ class WorldModelPlanner:
 
     def _hold(self, query: PlanQuery) -> Tensor:
         """The action that keeps the robot as it is: A in -1..1. Changes are zero; commands (a gripper's) stay."""
-        action = torch.zeros(len(self._low))
+        action, last = self._robot.action.hold(), query.previous_actions
+        if last is not None and len(last):
+            absolute = list(self._robot.action.absolute)
+            action[absolute] = last[0, absolute]
+        return self._active(action)
+
+    def _last_action(self, query: PlanQuery) -> Tensor:
+        """What led to the last frame: A in -1..1. Without a plan that began with it, holding still."""
         last = query.previous_actions
-        for place, dimension in enumerate(self._robot.action.active):
-            if dimension in self._robot.action.absolute:
-                action[place] = float(last[0, dimension]) if last is not None and len(last) else self._mean[place]
-        return self._to_unit(action.clamp(self._low, self._high))
+        if last is None or not len(last) or len(query.frames) < 2:
+            return self._hold(query)
+        return self._active(last[0])
 
     def _first_mean(self, query: PlanQuery, horizon: int) -> Tensor:
         """The previous plan moved on by one step and filled up by holding still: H x A in -1..1."""
         mean = self._hold(query).repeat(horizon, 1)
         if query.previous_actions is not None:
-            old = torch.from_numpy(query.previous_actions)[1 : horizon + 1][:, list(self._robot.action.active)]
-            mean[: len(old)] = self._to_unit(old)
+            old = self._active(query.previous_actions[1 : horizon + 1])
+            mean[: len(old)] = old
         return mean
+
+    def _active(self, actions: NDArray[np.float32]) -> Tensor:
+        """Full action vectors in robot units (... x dim) to the active dimensions in -1..1 (... x A)."""
+        return self._to_unit(torch.from_numpy(actions[..., list(self._robot.action.active)]))
 
     def _to_unit(self, actions: Tensor) -> Tensor:
         """Robot units (active dimensions) to -1..1; a dimension of no width is 0."""
@@ -202,7 +213,7 @@ class WorldModelPlanner:
         """-1..1 to the model's normalised actions."""
         return (self._centre + unit * self._half - self._mean) / self._std
 
-    def _to_robot(self, unit: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def _to_robot(self, unit: Tensor) -> NDArray[np.float32]:
         """-1..1 (H x A) to full action vectors in robot units, H x dim, inside the bounds."""
         spec = self._robot.action
         full = np.zeros((len(unit), spec.dim), np.float32)

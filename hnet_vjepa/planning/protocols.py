@@ -59,7 +59,9 @@ class PlanQuery:
     frames: NDArray[np.uint8]  # T x H x W x 3, oldest first, the last one is now
     goal: Goal
     seed: int = 0
-    previous_actions: NDArray[np.float32] | None = None  # H x dim, the last plan, to start the search from
+    previous_actions: NDArray[np.float32] | None = (
+        None  # H x dim, the last plan; its first action led to the last frame
+    )
     deadline: float | None = None  # time.monotonic() at which the best plan so far must be given
     search: SearchSettings | None = None  # None: the checkpoint's own
 

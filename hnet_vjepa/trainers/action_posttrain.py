@@ -59,15 +59,15 @@ class Action:
         states, _ = model.states(batch.video)  # B x T x S x d
         # The first frame has no past, so it says nothing of the motion that the first prediction starts with.
         before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
-        actions = batch.actions[:, 1:]
-        stepped = world.dynamics(now, before, actions.flatten(0, 1))
-        imagined = rollout(world.dynamics, states[:, 1], states[:, 0], actions)
+        acted, actions = batch.actions[:, :-1], batch.actions[:, 1:]
+        stepped = world.dynamics(now, before, acted.flatten(0, 1), actions.flatten(0, 1))
+        imagined = rollout(world.dynamics, states[:, 1], states[:, 0], acted[:, 0], actions)
         losses = {
             "one_step": (stepped - after).square().mean(),
             "rollout": config.rollout * (imagined - states[:, 2:]).square().mean(),
         }
-        acted = world.inverse(before, now, after)
-        losses["inverse"] = config.inverse * (acted - actions.flatten(0, 1)).square().mean()
+        read = world.inverse(before, now, after)
+        losses["inverse"] = config.inverse * (read - actions.flatten(0, 1)).square().mean()
         # On detached states: what a step is follows from the representation and does not shape it.
         losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.

@@ -221,7 +221,9 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     errors, still, positions, starts = [], [], [], []
     for batch in clip_batches(model, store, "held_out", frames, limit=400):
         states = model.states(batch.video)[0]
-        imagined = rollout(model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 1:])
+        imagined = rollout(
+            model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 0], batch.actions[:, 1:]
+        )
         errors.append((imagined - states[:, 2:]).abs().mean((2, 3)))
         still.append((states[:, 1:2] - states[:, 2:]).abs().mean((2, 3)))
         starts.append(batch.states[:, 1].double().cpu().numpy())
