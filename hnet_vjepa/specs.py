@@ -30,6 +30,10 @@ class ActionSpec(BaseModel):
     high: tuple[float, ...]
     active: tuple[int, ...]
     absolute: tuple[int, ...] = Field(default=(), description="dimensions that are a command to keep, not a change")
+    rate: tuple[float, ...] | None = Field(
+        default=None, description="largest change of each number between two actions"
+    )
+    l1: float | None = Field(default=None, gt=0, description="largest sum of the absolute changes of one action")
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -49,6 +53,14 @@ class ActionSpec(BaseModel):
             raise ValueError(f"active must be rising indices from 0 to {dim - 1}, at least one; got {self.active}")
         if any(not 0 <= dimension < dim for dimension in self.absolute):
             raise ValueError(f"absolute must be indices from 0 to {dim - 1}; got {self.absolute}")
+        if self.rate is not None and (len(self.rate) != dim or min(self.rate) <= 0):
+            raise ValueError(f"rate must be {dim} positive numbers, one for each of names; got {self.rate}")
+        for dimension in self.active if self.l1 is not None else ():
+            if dimension not in self.absolute and not self.low[dimension] <= 0 <= self.high[dimension]:
+                raise ValueError(
+                    f"l1 bounds changes, so 0 must be allowed; {self.names[dimension]} goes from "
+                    f"{self.low[dimension]:g} to {self.high[dimension]:g}"
+                )
         for field in ("mean", "std"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.active):

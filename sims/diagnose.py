@@ -195,13 +195,14 @@ def try_pair(
     simulation.restore(pair.start)
     frames = simulation.frame()[None]
     start, goal = inspector.last(frames[None]), inspector.last(pair.goal_frame[None, None])
-    proposed = inspector.propose(candidates, horizon, pair.index)
+    query = PlanQuery(frames, ImageGoal(pair.goal_frame), seed=pair.index)
+    proposed = inspector.planner.first_candidates(query, candidates, horizon)
     outcomes = [_do(task, simulation, pair, actions, inspector.window) for actions in proposed]
     distances = np.array([distance for distance, _ in outcomes])
     real = inspector.energy(inspector.last(np.stack([clip for _, clip in outcomes])), goal)
     imagined = inspector.imagine(start[[0] * candidates], proposed)
     energies = [inspector.energy(state, goal) for state in imagined]  # H x candidates
-    [plan] = inspector.planner.plan([PlanQuery(frames, ImageGoal(pair.goal_frame), seed=pair.index)])
+    [plan] = inspector.planner.plan([query])
     return Tried(
         now=task.distance(pair.start_state, pair.goal_state),
         best=float(distances.min()),

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import Found, check_search, noise_shape, search_actions
 from hnet_vjepa.planning.protocols import SearchSettings
 
 SEARCH = SearchSettings(candidates=64, iterations=12, horizon=3, elites=8)
+WHITE = PlanConfig(momentum=0.1, min_std=0.02, noise_colour=0.0)
+WIDE = torch.tensor([0.7])
 
 
 def quadratic(target: Tensor):
@@ -21,7 +24,7 @@ def quadratic(target: Tensor):
 
 def find(score, batch: int = 1, search: SearchSettings = SEARCH, seeds: list[int] | None = None, **more) -> Found:
     start = torch.zeros(batch, search.horizon, 2)
-    return search_actions(score, start, search, seeds or list(range(batch)), 0.1, 0.02, 0.0, **more)
+    return search_actions(score, start, search, seeds or list(range(batch)), WHITE, torch.full((batch,), 0.7), **more)
 
 
 def test_finds_the_minimum_of_a_quadratic() -> None:
@@ -63,7 +66,7 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
         return energies
 
     start = torch.full((1, 3, 2), 0.3)
-    found = search_actions(score, start, SEARCH, [0], 0.1, 0.02, 1.0)
+    found = search_actions(score, start, SEARCH, [0], PlanConfig(min_std=0.02), WIDE)
     assert torch.equal(first[0], start)
     assert float(found.energies.sum()) == pytest.approx(min(best))
 
@@ -71,7 +74,7 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
 def test_a_good_start_is_never_made_worse() -> None:
     target = torch.rand(1, 3, 2) - 0.5
     search = SearchSettings(candidates=4, iterations=1, horizon=3, elites=2)
-    found = search_actions(quadratic(target), target.clone(), search, [0], 0.1, 0.05, 1.0)
+    found = search_actions(quadratic(target), target.clone(), search, [0], PlanConfig(), WIDE)
     assert float(found.energies.sum()) == pytest.approx(0.0, abs=1e-9)
 
 
@@ -119,3 +122,52 @@ def test_settings_are_refused_by_name_or_work(candidates: int, iterations: int, 
         check_search(search)
         found = find(quadratic(torch.zeros(1, horizon, 2)), 1, search)
         assert torch.isfinite(found.actions).all()
+
+
+def test_without_kept_elites_every_iteration_is_judged_by_itself() -> None:
+    """The plain method forgets: its answer is the best of its last iteration, not the best that was ever tried."""
+    tried: list[Tensor] = []
+    target = torch.rand(1, 3, 2) - 0.5
+
+    def score(actions: Tensor) -> Tensor:
+        tried.append(quadratic(target)(actions).sum(-1))
+        return quadratic(target)(actions)
+
+    search = SearchSettings(candidates=16, iterations=4, horizon=3, elites=4)
+    found = search_actions(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(kept=0), WIDE)
+    assert float(found.energies.sum()) == pytest.approx(float(tried[-1].min()))
+
+
+def test_what_is_proposed_is_tried_first_and_kept_when_nothing_is_better() -> None:
+    target = torch.rand(2, 3, 2) * 1.8 - 0.9
+    sizes: list[int] = []
+
+    def score(actions: Tensor) -> Tensor:
+        sizes.append(actions.shape[1])
+        return quadratic(target)(actions)
+
+    def propose(noise: Tensor) -> Tensor:
+        return target[:, None] + 0 * noise
+
+    plan = PlanConfig(proposals=5, elites=4)
+    search = SearchSettings(candidates=16, iterations=2, horizon=3, elites=4)
+    start = torch.zeros(2, 3, 2)
+    found = search_actions(score, start, search, [0, 1], plan, WIDE.expand(2), propose=propose)
+    torch.testing.assert_close(found.actions, target)
+    assert sizes == [16, 16]  # proposals take the place of random candidates
+    few = SearchSettings(candidates=2, iterations=1, horizon=3, elites=1)
+    search_actions(score, start, few, [0, 1], plan, WIDE.expand(2), propose=propose)
+    assert sizes[-1] == 2
+
+
+def test_a_smaller_spread_stays_nearer_to_the_start() -> None:
+    seen: list[float] = []
+
+    def score(actions: Tensor) -> Tensor:
+        seen.append(float(actions.std()))
+        return actions.square().sum(-1)
+
+    search = SearchSettings(candidates=64, iterations=1, horizon=3, elites=8)
+    for std in (0.1, 0.5):
+        search_actions(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(), torch.tensor([std]))
+    assert seen[0] == pytest.approx(0.1, rel=0.15) and seen[1] > 4 * seen[0]

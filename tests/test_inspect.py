@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +78,15 @@ def test_proposals_are_what_a_search_tries_first(inspector: Inspector, frames: n
     clip = frames[: inspector.window]
     start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
     for seed in (0, 7):
-        proposed = inspector.propose(20, 3, seed)
+        query = PlanQuery(clip, ImageGoal(GOAL), seed=seed)
+        proposed = inspector.planner.first_candidates(query, 20, 3)
         assert proposed.shape == (20, 3, 7)
         assert (proposed[0] == 0).all()  # the first is holding still
         assert (np.abs(proposed[..., :2]) <= 3).all() and (proposed[..., 2:] == 0).all()
         states = inspector.imagine(start[[0] * 20], proposed)
         best = inspector.cost([inspector.energy(state, goal) for state in states]).argmin()
         search = SearchSettings(candidates=20, iterations=1, horizon=3, elites=1)
-        [plan] = inspector.planner.plan([PlanQuery(clip, ImageGoal(GOAL), seed=seed, search=search)])
+        [plan] = inspector.planner.plan([replace(query, search=search)])
         np.testing.assert_allclose(plan.actions, proposed[best], atol=1e-5)
 
 

@@ -96,7 +96,7 @@ class Exact:
         self.broken = broken
         self.rng = np.random.default_rng(0)
         card = SimpleNamespace(search=SimpleNamespace(horizon=HORIZON))
-        self.planner = SimpleNamespace(card=card, plan=self.plan)
+        self.planner = SimpleNamespace(card=card, plan=self.plan, first_candidates=self.first_candidates)
 
     def see(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
         places = pictures[:, 0, 0, :2] / 255
@@ -127,8 +127,8 @@ class Exact:
     def cost(self, energies: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         return np.sum(energies, 0)
 
-    def propose(self, count: int, horizon: int, seed: int) -> NDArray[np.float32]:
-        actions = np.random.default_rng(seed).uniform(-0.1, 0.1, (count, horizon, 7)).astype(np.float32)
+    def first_candidates(self, query: PlanQuery, count: int, horizon: int) -> NDArray[np.float32]:
+        actions = np.random.default_rng(query.seed).uniform(-0.1, 0.1, (count, horizon, 7)).astype(np.float32)
         return actions * np.float32(self.broken != "proposals")
 
     def plan(self, queries: list[PlanQuery]) -> list[SimpleNamespace]:

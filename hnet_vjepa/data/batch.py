@@ -25,6 +25,7 @@ class Batch:
     """B clips of T frames. ``keys`` names each draw, for choices that must depend on the sample alone."""
 
     video: Tensor  # B x T x H x W x 3, float, normalised
+    later: Tensor  # B x H x W x 3, a frame of the rest of each clip's episode: what was reached in the end
     actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
     captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
     labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
@@ -33,7 +34,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        move = {name: getattr(self, name).to(device) for name in ("video", "actions", "labels", "states")}
+        move = {name: getattr(self, name).to(device) for name in ("video", "later", "actions", "labels", "states")}
         return Batch(captions=self.captions, keys=self.keys, **move)
 
 
@@ -110,9 +111,12 @@ class ClipSampler:
         stack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32))  # noqa: E731
         last = [s + self.frames - 1 for _, s in places]
         empty = np.zeros(0, np.float32)
-        clips = np.stack([e.frames[r] for e, r in rows])
+        later = [_later(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
+        clips = np.stack([np.append(e.frames[r], e.frames[t, None], 0) for (e, r), t in zip(rows, later, strict=True)])
+        video = normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness))
         return Batch(
-            video=normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness)),
+            video=video[:, :-1],
+            later=video[:, -1],
             actions=stack([normalise_actions(e.actions[r.start : r.stop - 1], self.spec) for e, r in rows]),
             captions=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
             labels=stack([empty if e.labels is None else e.labels[t] for (e, _), t in zip(rows, last, strict=True)]),
@@ -123,6 +127,11 @@ class ClipSampler:
     def _clip_of(self, key: int) -> int:
         epoch, place = divmod(key, len(self))
         return int(_order(self.seed, epoch, len(self))[place])
+
+
+def _later(seed: int, key: int, last: int, length: int) -> int:
+    """A frame number from ``last`` to the end of an episode, the same for the same draw."""
+    return int(np.random.default_rng([seed, key, 1]).integers(last, length))
 
 
 @lru_cache(maxsize=4)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.config import WorldModelConfig
+from hnet_vjepa.models.proposal import Proposal, Step
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.transformer import Attention, Block
-
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # state, the one before, the last action, action -> next
 
 
 class CrossAttentionFuser(nn.Module):
@@ -129,6 +126,7 @@ class WorldModel(nn.Module):
         )
         self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
         self.steps = TemporalDistance(config.state_dim, slots)
+        self.proposal = Proposal(config.state_dim, slots, action_dim, config.proposal_width)
 
 
 def with_motion(state: Tensor, before: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The cross-entropy method over action sequences (Rubinstein 1999; Pinneri et al. 2020 for kept elites and colour).
 
-Searches run side by side for B queries. Actions live in -1..1 per dimension, the robot's bounds; they are clipped
-inside the search, so that what is scored is what can be done.
+Searches run side by side for B queries. Actions live in -1..1 per dimension, the robot's bounds.
 """
 
 from __future__ import annotations
@@ -15,11 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import SearchSettings
 
 Score = Callable[[Tensor], Tensor]
 """Action sequences B x N x H x A in -1..1 -> energies after every action, B x N x H."""
+
+Allow = Callable[[Tensor], Tensor]
+"""Action sequences B x N x H x A -> the nearest that can be done, in -1..1."""
+
+Propose = Callable[[Tensor], Tensor]
+"""White noise B x P x H x A -> action sequences that are worth a try, B x P x H x A."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ def check_search(search: SearchSettings) -> None:
         raise UserError(f"search.elites = {search.elites} exceeds search.candidates = {search.candidates}")
 
 
+def box(actions: Tensor) -> Tensor:
+    """The bounds alone."""
+    return actions.clamp(-1, 1)
+
+
 @lru_cache(maxsize=32)
 def noise_shape(horizon: int, colour: float) -> Tensor:
     """H x H matrix that turns white noise over the horizon into noise of power spectrum 1 / f^colour, unit variance."""
@@ -57,42 +68,53 @@ def search_actions(
     start: Tensor,
     search: SearchSettings,
     seeds: Sequence[int],
-    momentum: float,
-    min_std: float,
-    colour: float,
+    plan: PlanConfig,
+    std: Tensor,
     deadline: float | None = None,
+    allow: Allow = box,
+    propose: Propose | None = None,
 ) -> Found:
     """Find action sequences of low summed energy.
 
     Args:
         start: B x H x A, the first mean (the previous plan moved on by one step, or holding still).
         seeds: one per query; a query's noise depends on its own seed alone.
-        momentum: share of the old mean and deviation that each update keeps.
-        min_std: floor of the deviation, so that the search never freezes.
+        plan: how the noise is shaped and how fast the search closes in.
+        std: B, deviation of the first iteration.
         deadline: ``time.monotonic()`` after which no further iteration begins. The first always runs.
+        allow: makes of candidates what the robot can be told; what is scored is what can be done.
+        propose: gives further candidates for the first iteration, from white noise.
     """
     batch, horizon, dims = start.shape
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = noise_shape(horizon, colour)
-    mean, std = start, torch.full_like(start, 0.7)
+    draw = lambda count: torch.stack([torch.randn(count, horizon, dims, generator=g) for g in generators])  # noqa: E731
+    shape = noise_shape(horizon, plan.noise_colour)
+    mean, spread = start, std[:, None, None].expand_as(start)
     rows = torch.arange(batch)[:, None]
     kept = kept_energies = None
     done, spent, begun = 0, 0.0, time.monotonic()
     for iteration in range(search.iterations):
         if iteration and deadline is not None and time.monotonic() + spent / iteration > deadline:
             break
-        white = torch.stack([torch.randn(search.candidates - 1, horizon, dims, generator=g) for g in generators])
-        noise = torch.einsum("hk,bnka->bnha", shape, white).to(start)  # B x (N - 1) x H x A
-        candidates = torch.cat([mean[:, None], mean[:, None] + std[:, None] * noise], 1).clamp(-1, 1)
-        energies = score(candidates)  # B x N x H
+        proposed = min(plan.proposals, search.candidates - 1) if propose is not None and not iteration else 0
+        noise = torch.einsum("hk,bnka->bnha", shape, draw(search.candidates - 1 - proposed)).to(start)
+        candidates = [mean[:, None], mean[:, None] + spread[:, None] * noise]  # B x 1 x H x A, B x (N - 1 - P) x H x A
+        if propose is not None and proposed:
+            candidates.append(propose(draw(proposed)))
+        allowed = allow(torch.cat(candidates, 1))  # B x N x H x A
+        energies = score(allowed)  # B x N x H
         if kept is not None and kept_energies is not None:
-            candidates, energies = torch.cat([candidates, kept], 1), torch.cat([energies, kept_energies], 1)
+            stay = min(plan.kept, search.elites)
+            allowed = torch.cat([allowed, kept[:, :stay]], 1)
+            energies = torch.cat([energies, kept_energies[:, :stay]], 1)
         best = energies.sum(-1).nan_to_num(nan=torch.inf).topk(search.elites, 1, largest=False, sorted=True).indices
-        kept, kept_energies = candidates[rows, best], energies[rows, best]  # B x E x H x (A), best first
-        mean = momentum * mean + (1 - momentum) * kept.mean(1)
-        spread = kept.std(1, unbiased=False) if search.elites > 1 else std * 0.5
-        std = (momentum * std + (1 - momentum) * spread).clamp(min=min_std)
+        kept, kept_energies = allowed[rows, best], energies[rows, best]  # B x E x H x (A), best first
+        before, mean = mean, plan.momentum * mean + (1 - plan.momentum) * kept.mean(1)
+        spread_now = kept.std(1, unbiased=False) if search.elites > 1 else spread * 0.5
+        spread = (plan.momentum * spread + (1 - plan.momentum) * spread_now).clamp(min=plan.min_std)
         done = iteration + 1
         spent = time.monotonic() - begun
+        if (mean - before).abs().max() < plan.settled:
+            break
     assert kept is not None and kept_energies is not None
     return Found(kept[:, 0], kept_energies[:, 0], done)

@@ -16,10 +16,8 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.batch import normalise_actions, normalise_frames
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import search_actions
 from hnet_vjepa.planning.objectives import state_energy
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import SearchSettings
 
 PIECE = 64  # pictures that are encoded at once
 
@@ -118,23 +116,3 @@ class Inspector:
         normal = self._model.world_model.inverse(earlier, seen.before, seen.states).double().numpy()
         assert self._spec.mean is not None and self._spec.std is not None
         return normal * np.array(self._spec.std) + np.array(self._spec.mean)
-
-    def propose(self, count: int, horizon: int, seed: int) -> NDArray[np.float32]:
-        """The candidates that a fresh search tries first: count x H x dim in the robot's units."""
-        spec, plan = self._spec, self._model.config.plan
-        active = list(spec.active)
-        low, high = np.array(spec.low)[active], np.array(spec.high)[active]
-        half = np.maximum((high - low) / 2, 1e-12)
-        start = torch.from_numpy(((spec.hold()[active] - (low + high) / 2) / half).astype(np.float32))
-        drawn: list[Tensor] = []
-
-        def score(actions: Tensor) -> Tensor:
-            drawn.append(actions)
-            return torch.zeros(actions.shape[:3])
-
-        search = SearchSettings(candidates=count, iterations=1, horizon=horizon, elites=1)
-        begin = start.expand(1, horizon, len(active))
-        search_actions(score, begin, search, [seed], plan.momentum, plan.min_std, plan.noise_colour)
-        actions = np.zeros((count, horizon, spec.dim), np.float32)
-        actions[..., active] = (low + high) / 2 + drawn[0][0].numpy() * (high - low) / 2
-        return np.clip(actions, *spec.inner_bounds())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import check_search, search_actions
+from hnet_vjepa.planning.cem import Found, Propose, Score, check_search, search_actions
+from hnet_vjepa.planning.limits import limits_of
 from hnet_vjepa.planning.objectives import LabelObjective, Objective, StateObjective, TextObjective
 from hnet_vjepa.planning.protocols import (
     Goal,
@@ -30,7 +34,17 @@ from hnet_vjepa.planning.protocols import (
     TextGoal,
 )
 
-REMEMBERED_GOALS = 256
+REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
+
+
+@dataclass(frozen=True)
+class _Present:
+    """Where B robots are, how they came there, and what was told them last."""
+
+    state: Tensor  # B x S x d
+    before: Tensor  # B x S x d
+    mask: Tensor  # B x S, True = slot that holds nothing
+    acted: Tensor  # B x A, normalised
 
 
 class WorldModelPlanner:
@@ -47,13 +61,14 @@ class WorldModelPlanner:
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
         self._words = frozenset(manifest.words)
-        self._goals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
+        self._pictures: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
         self._centre, self._half = (low + high) / 2, (high - low) / 2
         self._mean, self._std = torch.tensor(spec.mean), torch.tensor(spec.std)
         self._low, self._high = low, high
+        self._limits, self._dynamics = limits_of(spec), self._model.world_model.dynamics
         self._card = _card(checkpoint)
 
     @property
@@ -95,42 +110,31 @@ class WorldModelPlanner:
     def _plan_alike(self, queries: list[PlanQuery], search: SearchSettings, frames: int) -> list[PlanResult]:
         """One search for queries with the same kind of goal, the same settings and equally many frames."""
         begun = time.monotonic()
-        video = normalise_frames(np.stack([q.frames[-frames:] for q in queries]))
-        states, masks = self._model.states(video)  # B x T x S x d, B x T x S
-        state, before = states[:, -1], states[:, max(0, frames - 2)]  # a single frame is taken to be at rest
-        acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))  # B x A
-        objective = self._objective([q.goal for q in queries], masks[:, -1])
-        energy_now = objective(state[:, None], before[:, None])[:, 0]
-        reached = objective.reached(state[:, None], before[:, None])[:, 0].tolist()
+        now = self._present(queries, frames)
+        objective = self._objective([q.goal for q in queries], now.mask)
+        energy_now = objective(now.state[:, None], now.before[:, None])[:, 0]
+        reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
         encoded = time.monotonic()
 
         def score(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
-            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (state, before, acted))  # (B*N) x ...
-            normal = self._to_model(actions.flatten(0, 1))  # (B*N) x H x A
-            imagined = rollout(self._model.world_model.dynamics, starts, pasts, driven, normal)
-            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)
+            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
+            imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
+            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
             per_step, per_step_before = (  # B x (N*H) x S x d
                 x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
             )
             return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
 
-        settings = self._model.config.plan
-        found = search_actions(
-            score,
-            torch.stack([self._first_mean(q, search.horizon) for q in queries]),
-            search,
-            [q.seed for q in queries],
-            settings.momentum,
-            settings.min_std,
-            settings.noise_colour,
-            min((q.deadline for q in queries if q.deadline is not None), default=None),
-        )
+        found = self._search(queries, now, objective, search, score)
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            actions = self._hold(query).expand_as(found.actions[i]) if reached[i] else found.actions[i]
+            actions = found.actions[i]
+            if reached[i]:
+                hold = self._hold(query).expand_as(actions)
+                actions = self._limits.project(hold[None, None], self._from_model(now.acted[i : i + 1]))[0, 0]
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
@@ -138,12 +142,68 @@ class WorldModelPlanner:
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
                     iterations=found.iterations,
-                    state=state[i].numpy(),
+                    state=now.state[i].numpy(),
                     timing_ms=timing,
                     warnings=_unknown_words(query.goal, self._words),
                 )
             )
         return results
+
+    @torch.inference_mode()
+    def first_candidates(self, query: PlanQuery, count: int, horizon: int) -> NDArray[np.float32]:
+        """What a search would try first: count x horizon x dim in robot units. For measurements."""
+        now = self._present([query], min(len(query.frames), self._card.history + 1))
+        tried: list[Tensor] = []
+
+        def score(actions: Tensor) -> Tensor:
+            tried.append(actions)
+            return torch.zeros(actions.shape[:3])
+
+        search = SearchSettings(candidates=count, iterations=1, horizon=horizon, elites=1)
+        self._search([query], now, self._objective([query.goal], now.mask), search, score)
+        return np.stack([self._to_robot(actions) for actions in tried[0][0]])
+
+    def _search(
+        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
+    ) -> Found:
+        """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
+        plan, last = self._model.config.plan, self._from_model(now.acted)
+        return search_actions(
+            score,
+            torch.stack([self._first_mean(q, search.horizon) for q in queries]),
+            search,
+            [q.seed for q in queries],
+            plan,
+            torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
+            min((q.deadline for q in queries if q.deadline is not None), default=None),
+            lambda actions: self._limits.project(actions, last),
+            self._proposer(now, objective.goal) if isinstance(objective, StateObjective) else None,
+        )
+
+    def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
+        """Where the robots are, of the last ``frames`` frames of each query."""
+        if self._model.backbone.encoder.history == 0:  # then a state is that of its frame alone
+            seen = self._states_of([frame for q in queries for frame in q.frames[-frames:][-2:]])
+            states, masks = (x.unflatten(0, (len(queries), -1)) for x in seen)
+        else:
+            states, masks = self._model.states(normalise_frames(np.stack([q.frames[-frames:] for q in queries])))
+        past = max(0, states.shape[1] - 2)  # a single frame is taken to be at rest
+        acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))
+        return _Present(states[:, -1], states[:, past], masks[:, -1], acted)
+
+    def _proposer(self, now: _Present, goal: Tensor) -> Propose:
+        """Candidates that follow the learnt proposal to goal states B x S x d."""
+
+        def proposed(noise: Tensor) -> Tensor:
+            count = noise.shape[1]
+            state, before, acted, there = (  # (B*P) x ...
+                x.repeat_interleave(count, 0) for x in (now.state, now.before, now.acted, goal)
+            )
+            proposal = self._model.world_model.proposal
+            normal = propose(proposal, self._dynamics, state, before, acted, there, noise.flatten(0, 1))
+            return self._from_model(normal).unflatten(0, (-1, count))
+
+        return proposed
 
     def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
@@ -162,21 +222,30 @@ class WorldModelPlanner:
         return LabelObjective(self._model.probe, wanted)
 
     def _goal_state(self, goal: Goal, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Planning state (S x d) and mask (S) of an image or stored goal; pictures are encoded once and remembered.
+        """Planning state (S x d) and mask (S) of an image or stored goal.
 
         A stored state comes without a mask and is compared in the slots that hold something now (``mask``).
         """
         if isinstance(goal, LatentGoal):
             return torch.from_numpy(goal.state), mask
         assert isinstance(goal, ImageGoal)
-        key = goal.frame.tobytes()
-        if key not in self._goals:
-            states, masks = self._model.states(normalise_frames(goal.frame[None, None]))
-            self._goals[key] = states[0, 0], masks[0, 0]
-            while len(self._goals) > REMEMBERED_GOALS:
-                self._goals.popitem(last=False)
-        self._goals.move_to_end(key)
-        return self._goals[key]
+        states, masks = self._states_of([goal.frame])
+        return states[0], masks[0]
+
+    def _states_of(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+        """States (N x S x d) and masks (N x S) of single pictures; each is encoded once and remembered."""
+        keys = [picture.tobytes() for picture in pictures]
+        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._pictures}
+        if new:
+            states, masks = self._model.states(normalise_frames(np.stack(list(new.values()))[:, None]))
+            self._pictures.update(zip(new, zip(states[:, 0], masks[:, 0], strict=True), strict=True))
+        seen = [self._pictures[key] for key in keys]
+        for key in keys:
+            self._pictures.move_to_end(key)
+        while len(self._pictures) > REMEMBERED_PICTURES:
+            self._pictures.popitem(last=False)
+        states, masks = (torch.stack(parts) for parts in zip(*seen, strict=True))
+        return states, masks
 
     def _hold(self, query: PlanQuery) -> Tensor:
         """The action that keeps the robot as it is: A in -1..1. Changes are zero; commands (a gripper's) stay."""
@@ -208,6 +277,10 @@ class WorldModelPlanner:
     def _to_unit(self, actions: Tensor) -> Tensor:
         """Robot units (active dimensions) to -1..1; a dimension of no width is 0."""
         return ((actions - self._centre) / self._half.clamp(min=1e-12)).clamp(-1, 1) * (self._half > 0)
+
+    def _from_model(self, normal: Tensor) -> Tensor:
+        """The model's normalised actions to -1..1, clipped."""
+        return self._to_unit(normal * self._std + self._mean)
 
     def _to_model(self, unit: Tensor) -> Tensor:
         """-1..1 to the model's normalised actions."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.proposal import proposal_loss
 from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
@@ -70,6 +71,11 @@ class Action:
         losses["inverse"] = config.inverse * (read - actions.flatten(0, 1)).square().mean()
         # On detached states: what a step is follows from the representation and does not shape it.
         losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
+        # So is what was done on the way to what was reached.
+        with torch.no_grad():
+            later = model.states(batch.later[:, None])[0][:, 0]  # B x S x d
+        pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
+        losses["proposal"] = proposal_loss(world.proposal, states.detach(), batch.actions, later, pick)
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
         rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d

@@ -1,0 +1,54 @@
+"""A learnt proposal: what a robot that was on its way to the goal did here, as a first guess for the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # state, the one before, the last action, action -> next
+LOG_STD = (-3.0, 0.5)  # of normalised actions
+
+
+class Proposal(nn.Module):
+    """A Gaussian over the next action, given where the robot is, how it moves and where it shall go.
+
+    Learnt from what recorded episodes did on the way to what they later showed (hindsight, Andrychowicz et al. 2017;
+    goal-conditioned imitation, Ghosh et al. 2021). A search that begins with it need not find by chance what takes
+    several right actions in a row, such as going round a cube to push it.
+    """
+
+    def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(3 * slots * state_dim + action_dim, width),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * action_dim),
+        )
+
+    def forward(self, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """States ... x S x d (now, a step before, wanted), last action ... x A -> mean and log deviation, ... x A."""
+        seen = torch.cat([state, state - before, goal], -1).flatten(-2)  # ... x 3Sd
+        mean, log_std = self.mlp(torch.cat([seen, acted], -1)).chunk(2, -1)
+        return mean, log_std.clamp(*LOG_STD)
+
+
+def propose(
+    proposal: Proposal, dynamics: Step, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor, noise: Tensor
+) -> Tensor:
+    """Follow the proposal through imagined states.
+
+    States B x S x d, last action B x A, white noise B x H x A (zeros: the most likely way) -> actions B x H x A.
+    """
+    actions = []
+    for step in noise.unbind(1):
+        mean, log_std = proposal(state, before, acted, goal)
+        action = mean + log_std.exp() * step
+        state, before, acted = dynamics(state, before, acted, action), state, action
+        actions.append(action)
+    return torch.stack(actions, 1)

@@ -1,0 +1,86 @@
+"""The learnt proposal: its loss by brute force, what it learns on a known robot, and how it is followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hnet_vjepa.data.batch import ClipSampler, normalise_frames
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.proposal import proposal_loss
+from hnet_vjepa.models.proposal import Proposal, propose
+
+
+def make() -> Proposal:
+    torch.manual_seed(0)
+    return Proposal(state_dim=3, slots=2, action_dim=2, width=16)
+
+
+def test_the_loss_is_the_negative_log_likelihood_of_every_action_but_the_first() -> None:
+    proposal, states, actions, later = make(), torch.randn(3, 5, 2, 3), torch.randn(3, 4, 2), torch.randn(3, 2, 3)
+    pick = torch.tensor([0, 3, 4])
+    terms = []
+    for b in range(3):
+        for t in range(1, 4):  # the action from frame t to frame t + 1
+            goal = states[b, pick[b]] if t < pick[b] else later[b]
+            mean, log_std = proposal(states[b, t], states[b, t - 1], actions[b, t - 1], goal)
+            likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(actions[b, t])
+            terms.append(-likelihood - 0.5 * torch.log(torch.tensor(2 * torch.pi)))
+    expected = torch.cat(terms).mean()
+    torch.testing.assert_close(proposal_loss(proposal, states, actions, later, pick), expected)
+
+
+def test_it_is_followed_through_what_the_dynamics_makes_of_it() -> None:
+    proposal, goal, noise = make(), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
+    state, before, acted = torch.randn(4, 2, 3), torch.randn(4, 2, 3), torch.randn(4, 2)
+
+    def dynamics(state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+        return state + 0.1 * (state - before) + action.sum(-1)[:, None, None] - acted.mean()
+
+    actions = propose(proposal, dynamics, state, before, acted, goal, noise)
+    for h in range(3):
+        mean, log_std = proposal(state, before, acted, goal)
+        torch.testing.assert_close(actions[:, h], mean + log_std.exp() * noise[:, h])
+        state, before, acted = dynamics(state, before, acted, actions[:, h]), state, actions[:, h]
+
+
+def test_it_learns_the_way_to_a_goal() -> None:
+    """A point that moves by its actions, in episodes that go straight somewhere: the way is goal minus place."""
+    torch.manual_seed(0)
+    proposal = Proposal(state_dim=2, slots=1, action_dim=2, width=64)
+    optimizer = torch.optim.Adam(proposal.parameters(), lr=3e-3)
+    for _ in range(300):
+        start, goal = torch.rand(64, 1, 2), torch.rand(64, 1, 2)
+        way = (goal - start) / 4
+        states = start[:, None] + way[:, None] * torch.arange(5)[None, :, None, None]  # B x 5 x 1 x 2
+        actions = way.expand(-1, 4, -1)
+        loss = proposal_loss(proposal, states, actions, goal, torch.zeros(64, dtype=torch.long))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    here, there = torch.tensor([[[0.2, 0.5]]]), torch.tensor([[[0.8, 0.1]]])
+    mean, _ = proposal(here, here - torch.tensor([0.1, -0.1]), torch.tensor([[0.1, -0.1]]), there)
+    assert torch.nn.functional.cosine_similarity(mean, (there - here)[:, 0]).item() > 0.9
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_later_frame_of_a_clip_is_of_its_own_episode_and_not_before_its_end(toy_store: Path, split: str) -> None:
+    store = EpisodeStore(toy_store)
+    sampler = ClipSampler(store, store.info.action.normalised_by(store.episodes[0].actions), split, 4, seed=3)  # type: ignore[arg-type]
+    numbers = list(range(0, len(sampler), max(1, len(sampler) // 30)))
+    batch = sampler.clips(numbers)
+    again = sampler.clips(numbers)
+    torch.testing.assert_close(batch.later, again.later, rtol=0, atol=0)
+    places = []
+    for number, later in zip(numbers, batch.later, strict=True):
+        episode = max(i for i, first in enumerate(sampler.starts[:-1]) if first <= number)
+        end = number - int(sampler.starts[episode]) + 3
+        rest = normalise_frames(sampler.episodes[episode].frames[end:])
+        equal = [(frame == later).all().item() for frame in rest]
+        assert any(equal)
+        places.append(equal.index(True) / max(1, len(rest) - 1))
+    if split == "train":
+        assert min(places) < 0.2 and max(places) > 0.8  # spread over what is left
