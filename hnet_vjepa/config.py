@@ -71,11 +71,28 @@ class AttentionConfig(_Section):
 
 
 class RoutingConfig(_Section):
-    """SparseRouting: a grid of rows x columns prototypes."""
+    """What makes tokens of cells. ``chunks``: SparseRouting with a grid of rows x columns prototypes.
 
+    The others are what chunks are measured against (models.hnet.tokenizers), with rows * columns tokens.
+    """
+
+    tokenizer: Literal["chunks", "grid", "merge", "random"] = "chunks"
     grid: tuple[Positive, Positive] = (5, 5)
     prior_strength: Weight = 6.0
     scale: float = Field(default=2.0, gt=0)
+    tokens: float | None = Field(
+        default=None, ge=1, description="chunks: how many live in the mean of all frames; none: all that win a cell"
+    )
+
+    @model_validator(mode="after")
+    def _tokens(self) -> RoutingConfig:
+        if self.tokens is not None:
+            most = self.grid[0] * self.grid[1]
+            if self.tokenizer != "chunks":
+                _refuse([f"tokens = {self.tokens:g}: is for tokenizer = chunks; {self.tokenizer} makes rows * columns"])
+            if self.tokens > most:
+                _refuse([f"tokens = {self.tokens:g}: must be at most grid's {most} prototypes"])
+        return self
 
 
 class PoolingConfig(_Section):
@@ -143,6 +160,7 @@ class WorldModelConfig(_Transformer):
     dynamics: Literal["transformer", "flat"] = "flat"
     flat_width: Positive = Field(default=512, description="width of the flat dynamics")
     inverse_width: Positive = 256
+    proposal_width: Positive = Field(default=384, description="width of the learnt proposal")
 
     def _split_among_heads(self) -> dict[str, int]:
         return {"width": self.width, "what the probe reads, twice state_dim": 2 * self.state_dim}
@@ -232,6 +250,11 @@ class PlanConfig(_Section):
         default=0.05, gt=0, description="floor of the search's spread, as a share of the action range"
     )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
+    kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
+    proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
+    first_std: float = Field(default=0.7, gt=0, description="spread of a search without a plan before it, as min_std")
+    warm_std: float = Field(default=0.7, gt=0, description="spread of a search that goes on from the plan before")
+    settled: Weight = Field(default=0.0, description="a search whose mean moves less than this ends early, as min_std")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
     steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
