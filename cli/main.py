@@ -14,7 +14,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 with stoppable():  # this takes half a second, long enough for a Ctrl-C
     import typer
 
-    from cli import data, diagnose, doctor, evaluate, models, serve, sims, train
+    from cli import calibrate, data, diagnose, doctor, evaluate, models, serve, sims, train, viz
     from hnet_vjepa.errors import UserError
 
 app = typer.Typer(
@@ -27,9 +27,11 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(sims.app, name="sims")
+app.add_typer(viz.app, name="viz")
 app.command("train")(train.train)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("diagnose")(diagnose.diagnose)
 app.command("models")(models.models)
 app.command("export")(models.export)

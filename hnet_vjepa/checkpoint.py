@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,10 +28,16 @@ from torch import Tensor
 from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA, Robot
+from hnet_vjepa.planning.success import SuccessCurve
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
 FORMAT = 1
-ADDED = ("words", "left_out", "exported_from")  # older manifests have not these; where empty they are not hashed
+ADDED = (
+    "words",
+    "left_out",
+    "exported_from",
+    "success",
+)  # older manifests have not these; where empty they are not hashed
 
 
 class PhaseRecord(BaseModel):
@@ -57,6 +64,7 @@ class Manifest(BaseModel):
     phases: tuple[PhaseRecord, ...] = ()
     reached_energy: float | None = Field(default=None, description="image goals nearer than this count as reached")
     reached_text_energy: float | None = Field(default=None, description="the same for goals in words")
+    success: SuccessCurve | None = Field(default=None, description="what the energies of plans to pictures are worth")
     versions: dict[str, str] = Field(default_factory=dict)
     words: tuple[str, ...] = Field(default=(), description="words of the captions it was trained on; empty: not known")
     left_out: tuple[str, ...] = Field(default=(), description="modules that are not in the file: planning needs none")
@@ -108,6 +116,14 @@ def save_checkpoint(
         manifest = manifest.model_copy(update={"files": files})
         files["manifest.json"] = _own_hash(manifest)
         write_json_atomic(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
+def amend_manifest(path: Path, **fields: Any) -> Manifest:
+    """Change fields of a checkpoint's manifest in place, atomically; the weights stay. Return the new one."""
+    manifest = read_manifest(path).model_copy(update=fields)
+    manifest.files["manifest.json"] = _own_hash(manifest)
+    write_json_atomic(path / "manifest.json", manifest.model_dump(mode="json"))
+    return manifest
 
 
 def read_manifest(path: Path) -> Manifest:

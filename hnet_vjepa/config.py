@@ -81,7 +81,9 @@ class RoutingConfig(_Section):
     prior_strength: Weight = 6.0
     scale: float = Field(default=2.0, gt=0)
     tokens: float | None = Field(
-        default=None, ge=1, description="chunks: how many live in the mean of all frames; none: all that win a cell"
+        default=None,
+        ge=1,
+        description="chunks: how many are left in the mean of all frames, the most alike joined; none: all",
     )
 
     @model_validator(mode="after")
@@ -96,10 +98,12 @@ class RoutingConfig(_Section):
 
 
 class PoolingConfig(_Section):
-    """LearnedAttentionPooling: a grid of rows x columns slots."""
+    """What makes rows x columns slots of chunks: LearnedAttentionPooling, or GraphPooling with so many neighbours."""
 
+    kind: Literal["attention", "graph"] = "attention"
     grid: tuple[Positive, Positive] = (3, 3)
     prior_strength: Weight = 4.0
+    neighbours: Positive = Field(default=4, description="graph: chunks that each chunk hears of")
 
 
 class VitConfig(_Section):

@@ -12,6 +12,7 @@ from hnet_vjepa.errors import UserError
 
 CARTESIAN_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CARTESIAN_UNITS = ("m", "m", "m", "rad", "rad", "rad", "fraction")
+LARGEST = 1e30  # of a bound: beyond, the difference of two overflows 32 bits
 
 
 class ActionSpec(BaseModel):
@@ -46,6 +47,8 @@ class ActionSpec(BaseModel):
             if len(getattr(self, field)) != dim:
                 raise ValueError(f"{field} has {len(getattr(self, field))} entries; names has {dim}")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if max(abs(low), abs(high)) > LARGEST:
+                raise ValueError(f"low and high must be within {LARGEST:g}; {name} has {low:g} and {high:g}")
             if low > high:
                 raise ValueError(f"low must not be above high; {name} has {low:g} and {high:g}")
         rising = list(self.active) == sorted(set(self.active))

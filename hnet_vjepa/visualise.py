@@ -18,8 +18,10 @@ Picture = NDArray[np.uint8]
 
 def palette(count: int) -> NDArray[np.float64]:
     """``count`` colours (count x 3, 0..1), well apart, the same colour for the same number always."""
+    # Golden-section hues come near each other again after 5, 8 or 13 numbers; none of these is a multiple of 3.
+    kinds = ((0.6, 1.0), (0.9, 1.0), (0.8, 0.65))  # saturation and brightness
     hues = [(0.07 + 0.61803398875 * i) % 1.0 for i in range(count)]
-    return np.array([colorsys.hsv_to_rgb(hue, 0.85 if i % 2 else 0.6, 1.0) for i, hue in enumerate(hues)])
+    return np.array([colorsys.hsv_to_rgb(hue, *kinds[i % 3]) for i, hue in enumerate(hues)])
 
 
 def paint(frame: Picture, owners: NDArray[np.int64], colours: NDArray[np.float64], zoom: int) -> Picture:

@@ -50,6 +50,7 @@ class PlanReply:
     model: str  # fingerprint of the checkpoint
     state: NDArray[np.float32] | None  # S x d, for a LatentGoal, when it was asked for
     warnings: tuple[str, ...] = ()  # why the plan may not be what was meant
+    success_probability: float | None = None  # of standing at the goal when the plan ends; None: not calibrated
 
 
 class PlannerClient:
@@ -120,6 +121,7 @@ class PlannerClient:
             energies=np.asarray(reply.energies, np.float32),
             energy_now=reply.energy_now,
             reached=reply.reached,
+            success_probability=reply.success_probability,
             iterations=reply.iterations,
             deadline_met=reply.deadline_met,
             timing_ms={**reply.timing_ms.model_dump(), "round_trip": round_trip},

@@ -77,6 +77,7 @@ def to_response(
         energies=result.energies.tolist(),
         energy_now=result.energy_now,
         reached=result.reached,
+        success_probability=result.success,
         iterations=result.iterations,
         deadline_met=request.deadline_ms is None or timing.total <= request.deadline_ms,
         timing_ms=timing,

@@ -158,6 +158,11 @@ class PlanResponse(BaseModel):
     energies: list[float] = Field(description="H numbers: the expected distance to the goal after each action.")
     energy_now: float = Field(description="The distance to the goal now, on the same scale.")
     reached: bool = Field(description="The model takes the goal for reached.")
+    success_probability: float | None = Field(
+        None,
+        description="Of standing at the goal once as many actions are done as the plan has, planning anew before each; "
+        "null where the checkpoint was not calibrated for it (`hnet calibrate`): other kinds of goals, other horizons.",
+    )
     iterations: int = Field(description="Rounds of the search that were run.")
     deadline_met: bool = Field(description="The answer was ready before the deadline; true when there was none.")
     timing_ms: Timing

@@ -89,8 +89,8 @@ def test_the_deadline_stops_the_search_and_the_best_so_far_is_given() -> None:
     begun = time.monotonic()
     found = find(slow, 1, search, deadline=begun + 0.15)
     assert time.monotonic() - begun < 0.3
-    assert 1 <= found.iterations < 20
-    assert find(slow, 1, search, deadline=begun - 1).iterations == 1
+    assert 1 <= found.iterations[0] < 20
+    assert find(slow, 1, search, deadline=begun - 1).iterations == (1,)
 
 
 def test_not_a_number_never_wins() -> None:
@@ -171,3 +171,32 @@ def test_a_smaller_spread_stays_nearer_to_the_start() -> None:
     for std in (0.1, 0.5):
         search_actions(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(), torch.tensor([std]))
     assert seen[0] == pytest.approx(0.1, rel=0.15) and seen[1] > 4 * seen[0]
+
+
+def test_a_wide_search_looks_at_the_clock_within_its_first_iteration() -> None:
+    def slow(actions: Tensor) -> Tensor:
+        time.sleep(1e-4 * actions.shape[1])
+        return actions.square().sum(-1)
+
+    search = SearchSettings(candidates=4096, iterations=3, horizon=3, elites=8)
+    begun = time.monotonic()
+    found = find(slow, 1, search, deadline=begun + 0.05)
+    assert time.monotonic() - begun < 0.2  # all of them would take 0.4 s
+    assert found.iterations == (1,) and torch.isfinite(found.actions).all()
+
+
+def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
+    target = torch.stack([torch.zeros(3, 2), torch.full((3, 2), 0.9)])
+    plan = PlanConfig(settled=0.08, min_std=0.02)
+    search = SearchSettings(candidates=64, iterations=30, horizon=3, elites=8)
+    run = lambda rows: search_actions(  # noqa: E731
+        quadratic(target[rows]), torch.zeros(len(rows), 3, 2), search, rows, plan, WIDE.expand(len(rows))
+    )
+    together, alone = run([0, 1]), [run([0]), run([1])]
+    assert max(together.iterations) < 30
+    for row, one in enumerate(alone):
+        assert one.iterations == (together.iterations[row],)
+        torch.testing.assert_close(together.actions[row], one.actions[0], rtol=0, atol=1e-6)
+    assert together.iterations[0] != together.iterations[1]  # or this shows nothing
+    thorough = search_actions(quadratic(target), torch.zeros(2, 3, 2), search, [0, 1], PlanConfig(), WIDE.expand(2))
+    assert thorough.iterations == (30, 30)

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.models.hnet.downsampler import LearnedAttentionPooling
 from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
 from hnet_vjepa.models.hnet.routing import SparseRouting
@@ -146,3 +148,102 @@ def test_positions_are_told_apart_by_place_and_size() -> None:
     assert same.shape == (1, 3, 16)
     assert torch.cdist(same[0], same[0]).add(torch.eye(3)).min() > 1e-3
     assert not torch.allclose(same, encode(centroids, torch.full((1, 3), 9.0)))
+
+
+# What a camera or a caller may hand over.
+
+
+def backbone(kind: str = "attention") -> HNetViT:
+    torch.manual_seed(0)
+    config = toy.config().model.backbone
+    return HNetViT(config.model_copy(update={"pooling": config.pooling.model_copy(update={"kind": kind})})).eval()
+
+
+def clip(samples: int = 3, frames: int = 4, height: int = 32, width: int = 32) -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.rand(samples, frames, height, width, 3, generator=random) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("video", "window", "says"),
+    [
+        (clip(frames=3), 4, "a clip of 3 frames can not be cut into windows of 4"),
+        (clip(frames=6), 4, "a clip of 6 frames can not be cut into windows of 4"),
+        (clip(), 0, "can not be cut into windows of 0"),
+        (clip(frames=0), 1, "got 3 x 0 x 32 x 32 x 3 of"),
+        (clip(height=0), 1, "got 3 x 4 x 0 x 32 x 3 of"),
+        (clip()[0], 1, "must be B x T x H x W x 3 floats, none of these 0; got 4 x 32 x 32 x 3 of"),
+        (clip()[..., :1], 1, "got 3 x 4 x 32 x 32 x 1 of"),
+        ((clip() * 255).byte(), 1, "of torch.uint8"),
+    ],
+)
+def test_video_that_can_not_be_encoded_is_refused_and_said_why(video: torch.Tensor, window: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        backbone()(video, window=window)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pixel_that_is_no_number_is_refused_by_place(value: float, dtype: torch.dtype) -> None:
+    video = clip().to(dtype)
+    video[1, 2, 5, 5, 0] = value
+    with pytest.raises(ValueError, match="frame 2 of sample 1 has pixels that are NaN or infinite"):
+        backbone()(video, across=True)
+    video[1, 1, 0, 0, 1] = -value  # infinities of both signs
+    with pytest.raises(ValueError, match="frame 1 of sample 1"):
+        backbone()(video, across=True)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (7, 64), (3, 5), (1, 1)])
+@pytest.mark.parametrize("kind", ["attention", "graph"])
+def test_a_picture_that_is_no_whole_number_of_cells_is_continued_by_its_edge(size: tuple[int, int], kind: str) -> None:
+    model, video = backbone(kind), clip(2, 2, *size)
+    rows, columns = (-(-side // 8) for side in size)
+    inside = [np.minimum(np.arange(8 * cells), side - 1) for cells, side in zip((rows, columns), size, strict=True)]
+    whole = video[:, :, inside[0]][:, :, :, inside[1]]
+    with torch.no_grad():
+        a, b = model(video, window=2), model(whole, window=2)
+    assert a.grid == (2, rows, columns)
+    for name in ("tokens", "centroids", "sizes", "assignment"):
+        assert torch.isfinite(getattr(a, name)).all()
+        torch.testing.assert_close(getattr(a, name), getattr(b, name))
+    torch.testing.assert_close(a.assignment.sum(-1), torch.ones(2, 1, 2 * rows * columns))
+    assert ((~a.chunk_mask).sum(-1) <= 2 * rows * columns).all() and ((~a.mask).sum(-1) >= 1).all()
+
+
+@pytest.mark.parametrize("kind", ["attention", "graph"])
+def test_a_single_frame_is_the_first_of_every_clip_that_begins_with_it(kind: str) -> None:
+    model, video = backbone(kind), clip()
+    with torch.no_grad():
+        alone, first = model(video[:, :1]), model(video)
+    for name in ("tokens", "centroids", "sizes", "mask", "assignment"):
+        torch.testing.assert_close(getattr(alone, name)[:, 0], getattr(first, name)[:, 0])
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["attention", "graph"])
+def test_a_sample_that_is_all_padding_has_no_chunks_and_leaves_the_others_alone(
+    kind: str, window: int, across: bool
+) -> None:
+    model, video = backbone(kind), clip().requires_grad_()
+    padding = torch.zeros(3, 4, dtype=torch.bool)
+    padding[1] = True
+    made = model(video, window, across, padding)
+    assert made.mask[1].all() and made.chunk_mask[1].all() and not made.mask[[0, 2]].all(-1).any()
+    others = model(video[[0, 2]], window, across, padding[[0, 2]])
+    torch.testing.assert_close(made.tokens[[0, 2]], others.tokens)
+    tokens, centroids, sizes, mask = made.flat()
+    for part in (tokens, centroids, sizes):
+        assert torch.isfinite(part).all()
+    tokens[~mask].square().sum().backward()
+    assert video.grad is not None and torch.isfinite(video.grad).all() and (video.grad[1] == 0).all()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_black_picture_and_one_colour_have_chunks_that_cover_it() -> None:
+    for level in (0, 128, 255):
+        made = backbone()(normalise_frames(np.full((1, 1, 32, 32, 3), level, np.uint8)))
+        assert torch.isfinite(made.tokens).all()
+        live = made.assignment[0, 0].masked_fill(made.chunk_mask[0, 0], 0.0)
+        assert (live.amax(-1) > 0).all()

@@ -82,6 +82,7 @@ def test_too_fast_a_change_is_slowed_down_on_the_straight_way() -> None:
         ({"rate": (0.0,) * 7}, "rate must be 7 positive numbers"),
         ({"l1": 0.5, "low": (0.2, *([-1.0] * 6))}, "l1 bounds changes, so 0 must be allowed; x goes from 0.2 to 1"),
         ({"l1": -1.0}, "greater than 0"),
+        ({"high": (1e38, *([1.0] * 6))}, "low and high must be within 1e.30; x has -1 and 1e.38"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(fields: dict[str, object], said: str) -> None:

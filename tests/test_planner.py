@@ -191,6 +191,7 @@ def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
         ({"goal": LabelGoal("left")}, "goal.labels is one string"),
         ({"goal": LatentGoal(np.zeros((4, 7), np.float32))}, "expected 4 x 8 finite numbers"),
         ({"goal": LatentGoal(np.full((4, 8), np.nan, np.float32))}, "expected 4 x 8 finite numbers"),
+        ({"goal": LatentGoal(np.full((4, 8), 3e38, np.float32))}, "expected 4 x 8 finite numbers, none beyond 1e"),
         ({"previous_actions": np.zeros((4, 6), np.float32)}, "an action has 6 numbers; this robot takes 7"),
         ({"previous_actions": np.full((4, 7), np.nan, np.float32)}, "NaN"),
         ({"search": SearchSettings(8, 3, 0, 4)}, "search.horizon = 0"),

@@ -8,12 +8,22 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from hnet_vjepa.models.hnet import sparse_attention
 from hnet_vjepa.models.hnet.sparse_attention import NativeSparseAttention, tile, untile
 
 DIM, HEADS, FLOAT = 8, 2, torch.float64
-GRIDS = [(1, 8, 8), (5, 6, 7), (3, 4, 9), (2, 3, 2)]
+GRIDS = [(1, 8, 8), (5, 6, 7), (3, 4, 9), (2, 3, 2), (3, 13, 18)]
+Triple = tuple[int, int, int]
+
+
+def triples(least: int, most: int) -> st.SearchStrategy[Triple]:
+    """Three whole numbers."""
+    one = st.integers(least, most)
+    return st.tuples(one, one, one)
 
 
 def build(selected: int = 3, radius: tuple[int, int, int] = (1, 1, 1)) -> NativeSparseAttention:
@@ -145,6 +155,55 @@ def test_gathered_equals_dense(grid: tuple[int, int, int], selected: int, padded
         # With a single cube the compressed branch attends to one thing, and nothing can change its keys' weight.
         assert cubes == 1 or float(value.norm()) > 0, f"{name} gets no gradient"
         assert relative(gathered[name], value) < 1e-12, name
+
+
+@settings(max_examples=40, deadline=None)
+@given(triples(1, 11), triples(1, 4), triples(0, 2), st.integers(1, 6), st.booleans())
+def test_gathered_equals_dense_whatever_the_sizes(
+    grid: Triple, cube: Triple, radius: Triple, selected: int, padded: bool
+) -> None:
+    torch.manual_seed(0)
+    module = NativeSparseAttention(DIM, HEADS, cube, selected, radius).to(FLOAT)
+    x = torch.randn(2, *grid, DIM, dtype=FLOAT)
+    padding = torch.rand(2, *grid) < 0.4 if padded else None
+    with torch.no_grad():
+        module.dense_below = 10**9
+        dense = module(x, padding)
+        module.dense_below = 0
+        assert relative(module(x, padding), dense) < 1e-12
+
+
+def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gradients the work is done piece by piece, here as small as they come."""
+    module = build(selected=2)
+    module.dense_below = 0
+    x, padding = torch.randn(3, 5, 9, 6, DIM, dtype=FLOAT), some_padding((3, 5, 9, 6))
+    whole = module(x, padding).detach()
+    monkeypatch.setattr(sparse_attention, "PIECE", 1)
+    with torch.no_grad():
+        assert relative(module(x, padding), whole) < 1e-14
+
+
+def test_the_pairs_looked_at_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every further frame costs selected and window branch the same; the compressed one sees one key per cube."""
+    looked: list[int] = []
+
+    def counted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        looked.append(q.shape[0] * q.shape[-2] * k.shape[-2])
+        return q
+
+    monkeypatch.setattr(sparse_attention, "attention", counted)
+    module = NativeSparseAttention(DIM, HEADS, dense_below=0)
+    pairs = {}
+    for frames in (8, 16, 24):
+        looked.clear()
+        with torch.no_grad():
+            module(torch.randn(1, frames, 16, 16, DIM))
+        compressed, *others = looked
+        assert compressed == (frames * 256) * (frames * 256 // 32)
+        pairs[frames] = sum(others)
+    assert pairs[24] - pairs[16] == pairs[16] - pairs[8]
+    assert pairs[24] < 0.25 * 2 * (24 * 256) ** 2
 
 
 @pytest.mark.parametrize("padded", [False, True])

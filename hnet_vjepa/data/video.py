@@ -68,7 +68,7 @@ def read_video(path: Path, size: Size) -> NDArray[np.uint8]:
     """
     frames: list[NDArray[np.uint8]] = []
     first = ("", (0, 0))
-    for number, picture in enumerate(_pictures_of(path)):
+    for number, picture in enumerate(pictures_of(path)):
         first = same_size(first, f"frame {number}", picture, str(path))
         frames.append(fit(picture, size))
     if not frames:
@@ -76,7 +76,7 @@ def read_video(path: Path, size: Size) -> NDArray[np.uint8]:
     return np.stack(frames)
 
 
-def _pictures_of(path: Path) -> Iterator[Image.Image]:
+def pictures_of(path: Path) -> Iterator[Image.Image]:
     """The frames of a video, upright. Raises UserError when it is damaged."""
     try:
         with av.open(str(path)) as container:
@@ -179,7 +179,7 @@ class Recording:
         if self.path.is_dir():
             first = _read_picture(_in_order(self.path)[0])
         else:
-            found = next(_pictures_of(self.path), None)
+            found = next(pictures_of(self.path), None)
             if found is None:
                 raise UserError(f"{self.path} is a video without frames")
             first = found

@@ -28,13 +28,16 @@ Propose = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences that are worth a try, B x P x H x A."""
 
 
+PIECE = 64  # candidates that are scored at once when there is a deadline to look at between
+
+
 @dataclass(frozen=True)
 class Found:
     """The best sequence of every query."""
 
     actions: Tensor  # B x H x A, in -1..1
     energies: Tensor  # B x H
-    iterations: int
+    iterations: tuple[int, ...]  # B, rounds until it was found: fewer than asked when time was up or the mean settled
 
 
 def check_search(search: SearchSettings) -> None:
@@ -90,31 +93,53 @@ def search_actions(
     draw = lambda count: torch.stack([torch.randn(count, horizon, dims, generator=g) for g in generators])  # noqa: E731
     shape = noise_shape(horizon, plan.noise_colour)
     mean, spread = start, std[:, None, None].expand_as(start)
-    rows = torch.arange(batch)[:, None]
+    rows, settled = torch.arange(batch)[:, None], torch.zeros(batch, dtype=torch.bool)
     kept = kept_energies = None
-    done, spent, begun = 0, 0.0, time.monotonic()
+    iterations, spent, begun = torch.zeros(batch, dtype=torch.long), 0.0, time.monotonic()
     for iteration in range(search.iterations):
         if iteration and deadline is not None and time.monotonic() + spent / iteration > deadline:
             break
         proposed = min(plan.proposals, search.candidates - 1) if propose is not None and not iteration else 0
-        noise = torch.einsum("hk,bnka->bnha", shape, draw(search.candidates - 1 - proposed)).to(start)
-        candidates = [mean[:, None], mean[:, None] + spread[:, None] * noise]  # B x 1 x H x A, B x (N - 1 - P) x H x A
+        candidates = [mean[:, None]]
         if propose is not None and proposed:
             candidates.append(propose(draw(proposed)))
+        noise = torch.einsum("hk,bnka->bnha", shape, draw(search.candidates - 1 - proposed)).to(start)
+        candidates.append(mean[:, None] + spread[:, None] * noise)
         allowed = allow(torch.cat(candidates, 1))  # B x N x H x A
-        energies = score(allowed)  # B x N x H
+        energies = _in_time(score, allowed, search.elites, deadline)  # B x N x H
+        allowed = allowed[:, : energies.shape[1]]
         if kept is not None and kept_energies is not None:
             stay = min(plan.kept, search.elites)
             allowed = torch.cat([allowed, kept[:, :stay]], 1)
             energies = torch.cat([energies, kept_energies[:, :stay]], 1)
         best = energies.sum(-1).nan_to_num(nan=torch.inf).topk(search.elites, 1, largest=False, sorted=True).indices
-        kept, kept_energies = allowed[rows, best], energies[rows, best]  # B x E x H x (A), best first
-        before, mean = mean, plan.momentum * mean + (1 - plan.momentum) * kept.mean(1)
-        spread_now = kept.std(1, unbiased=False) if search.elites > 1 else spread * 0.5
-        spread = (plan.momentum * spread + (1 - plan.momentum) * spread_now).clamp(min=plan.min_std)
-        done = iteration + 1
+        elites, their_energies = allowed[rows, best], energies[rows, best]  # B x E x H x (A), best first
+        near = plan.momentum * mean + (1 - plan.momentum) * elites.mean(1)
+        spread_now = elites.std(1, unbiased=False) if search.elites > 1 else spread * 0.5
+        close = (plan.momentum * spread + (1 - plan.momentum) * spread_now).clamp(min=plan.min_std)
+        # What has settled stays as it is, so that no query's plan depends on the others that are searched beside it.
+        moved = (near - mean).abs().amax((1, 2))  # B
+        still = settled[:, None, None]
+        mean, spread = torch.where(still, mean, near), torch.where(still, spread, close)
+        kept = elites if kept is None else torch.where(still[..., None], kept, elites)
+        kept_energies = their_energies if kept_energies is None else torch.where(still, kept_energies, their_energies)
+        iterations = iterations + ~settled
+        settled = settled | (moved < plan.settled)
         spent = time.monotonic() - begun
-        if (mean - before).abs().max() < plan.settled:
+        if settled.all():
             break
     assert kept is not None and kept_energies is not None
-    return Found(kept[:, 0], kept_energies[:, 0], done)
+    return Found(kept[:, 0], kept_energies[:, 0], tuple(iterations.tolist()))
+
+
+def _in_time(score: Score, candidates: Tensor, least: int, deadline: float | None) -> Tensor:
+    """Energies of the candidates B x N x H x A, or of as many of the first as there is time for, ``least`` at least."""
+    if deadline is None:
+        return score(candidates)
+    energies: list[Tensor] = []
+    begun = time.monotonic()
+    for piece in candidates.split(max(PIECE, least), 1):
+        if energies and time.monotonic() + (time.monotonic() - begun) / len(energies) > deadline:
+            break
+        energies.append(score(piece))
+    return torch.cat(energies, 1)

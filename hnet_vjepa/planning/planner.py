@@ -36,6 +36,8 @@ from hnet_vjepa.planning.protocols import (
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 
+LARGEST = 1e6  # of a stored state's numbers; those of pictures are of the order of 1
+
 
 @dataclass(frozen=True)
 class _Present:
@@ -60,7 +62,7 @@ class WorldModelPlanner:
         manifest = checkpoint.manifest  # without a calibration no goal counts as reached
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
-        self._words = frozenset(manifest.words)
+        self._words, self._success = frozenset(manifest.words), manifest.success
         self._pictures: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
         spec = self._robot.action
         active = list(spec.active)
@@ -141,13 +143,20 @@ class WorldModelPlanner:
                     energies=found.energies[i].numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
-                    iterations=found.iterations,
+                    iterations=found.iterations[i],
                     state=now.state[i].numpy(),
+                    success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
                     timing_ms=timing,
                     warnings=_unknown_words(query.goal, self._words),
                 )
             )
         return results
+
+    def _probability(self, goal: Goal, energy_now: float, energies: NDArray[np.float32]) -> float | None:
+        """Of reaching a pictured or stored goal; the energies of other kinds are on other scales."""
+        if self._success is None or not isinstance(goal, ImageGoal | LatentGoal):
+            return None
+        return self._success.probability(energy_now, energies)
 
     @torch.inference_mode()
     def first_candidates(self, query: PlanQuery, count: int, horizon: int) -> NDArray[np.float32]:
@@ -366,5 +375,6 @@ def _check_goal(goal: Goal, card: ModelCard) -> None:
         for name in goal.labels:
             if name not in card.labels:
                 raise one_of("label", name, card.labels)
-    elif goal.state.shape != card.state_shape or not np.isfinite(goal.state).all():
-        raise UserError(f"goal.state: expected {card.state_shape[0]} x {card.state_shape[1]} finite numbers")
+    elif goal.state.shape != card.state_shape or not (np.abs(goal.state) <= LARGEST).all():  # so NaN is refused
+        size = f"{card.state_shape[0]} x {card.state_shape[1]}"
+        raise UserError(f"goal.state: expected {size} finite numbers, none beyond {LARGEST:g}")

@@ -78,6 +78,7 @@ class PlanResult:
     state: NDArray[np.float32]  # S x d, the planning state now
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
     warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant
+    success: float | None = None  # probability of standing at the goal when the plan ends; None where not calibrated
 
 
 @dataclass(frozen=True)

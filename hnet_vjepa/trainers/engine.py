@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import safetensors.torch
@@ -24,6 +24,7 @@ from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.trainers.collapse import Spread, Watch, Watched
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.utils.distrib import make_accelerator, world_size
 from hnet_vjepa.utils.files import directory_atomic, disk_errors, write_bytes_atomic, write_json_atomic
@@ -31,7 +32,7 @@ from hnet_vjepa.utils.runtime import choose_precision
 
 
 class TrainingError(UserError):
-    """Training can not go on (the gradient is not a number); what was saved before is intact."""
+    """Training can not go on (the gradient is not a number, or all pictures look alike); what was saved is intact."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ def train(
     """Train one phase of ``model`` in place and evaluate it.
 
     Args:
-        folder: receives ``log.jsonl`` (one line per logged step) and, while the phase runs, ``resume/``, from which an
-            interrupted run goes on.
+        folder: receives ``log.jsonl`` (one line per logged step), for a phase that is watched ``spread.jsonl`` (how
+            much its representation differs from picture to picture) and, while the phase runs, ``resume/``, from which
+            an interrupted run goes on.
         origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
 
     Raises:
         UserError: the data can not train this phase, or the batch can not be shared out among the ranks.
-        TrainingError: loss or gradient are not finite; the last save is kept.
+        TrainingError: loss or gradient are not finite, or the representation has collapsed; the last save is kept.
     """
     config = model.config.phase(phase.name)
     check_data(phase, model.config, store)
@@ -120,6 +122,10 @@ def train(
     if first and progress and main:
         print(f"{phase.name}: goes on at step {first} of {config.steps}", flush=True)
     log = _Log(folder / "log.jsonl", first) if main else None
+    watch, watch_log = None, None
+    if isinstance(phase, Watched):
+        watch = Watch(phase, model, store, _spreads_before(folder / "spread.jsonl", first))
+        watch_log = _Log(folder / "spread.jsonl", first) if main else None
     bar = tqdm(
         total=config.steps, initial=first, desc=phase.name, unit="step", disable=None if progress and main else True
     )
@@ -140,6 +146,14 @@ def train(
                 print(f"{phase.name}: step {step} of {config.steps}, loss {sum(values.values()):.3f}", flush=True)
             if log is not None:
                 log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
+            if watch is not None:
+                found = watch.measure()
+                if watch_log is not None:
+                    watch_log.write({"step": step, **asdict(found)})
+                problem = watch.problem()
+                if problem is not None:  # the same on all ranks, so that none waits for another
+                    bar.close()
+                    raise TrainingError(f"the representation has collapsed in {phase.name} at step {step}: {problem}")
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             if main:
                 _save(folder, model, optimizer, trained, origin, step + 1, seconds + time.monotonic() - started)
@@ -229,6 +243,13 @@ def _resume(
         laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         optimizer.state[parameter][name] = laid_out
     return int(done["step"]), float(done["seconds"])
+
+
+def _spreads_before(path: Path, first: int) -> list[Spread]:
+    """What an interrupted run measured before the step ``first`` that it goes on from."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() and first else []
+    found = [json.loads(line) for line in lines]
+    return [Spread(*(line[field.name] for field in fields(Spread))) for line in found if line["step"] < first]
 
 
 class _Log:

@@ -87,6 +87,20 @@ class Pretrain:
         """Any video will do."""
         return None
 
+    def representation(self, model: HNetVJEPA, video: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's chunks of whole pictures (see collapse.Watched)."""
+        tokens, _, _, mask = model.backbone(video).flat()
+        return tokens, mask
+
+    def remedy(self, model: HNetVJEPA) -> str:
+        """What keeps chunks apart."""
+        config = model.config.pretrain
+        shown = {name: f"{getattr(config, name):g}" for name in ("vicregl", "ema", "learning_rate")}
+        return (
+            f"raise pretrain.vicregl ({shown['vicregl']}) or pretrain.ema ({shown['ema']}), "
+            f"or lower pretrain.learning_rate ({shown['learning_rate']}), and train in another --work-dir"
+        )
+
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """Energy between predicted and target chunks at hidden places, plus regularisers."""
         config = model.config.pretrain

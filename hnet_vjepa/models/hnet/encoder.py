@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 Cache = dict[int, Tensor]
 
+# Bytes from which on glibc gives a block back to the system after every use (DEFAULT_MMAP_THRESHOLD_MAX). To be given
+# them anew made 4 clips of 32 x 224 x 224 pixels cost half as much again per clip as one of them, in bf16.
+PIECE = 32 * 2**20
+
 
 class CausalConv3d(nn.Conv3d):
     """3-D convolution whose kernel reaches only backwards in time, and whose outputs lie in the middle of their cells.
@@ -31,13 +35,18 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """B x C x T x H x W -> B x C' x T x H' x W'. ``cache`` holds the last frames between calls of a stream."""
         past = self.kernel_size[0] - 1
-        if past:
-            before = cache.get(id(self)) if cache is not None else None
-            if before is None:
-                before = x[:, :, :1].expand(-1, -1, past, -1, -1)
-            x = torch.cat([before, x], 2)  # B x C x (past + T) x H x W
-            if cache is not None:
-                cache[id(self)] = x[:, :, -past:]
+        if not past:
+            # Every frame alone: in two dimensions, where bf16 on a CPU (oneDNN 3.12) convolves three channels twice as
+            # fast and others as fast.
+            frames = x.transpose(1, 2).flatten(0, 1)  # BT x C x H x W
+            y = F.conv2d(frames, self.weight.squeeze(2), self.bias, self.stride[1:], self.padding[1:])
+            return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        before = cache.get(id(self)) if cache is not None else None
+        if before is None:
+            before = x[:, :, :1].expand(-1, -1, past, -1, -1)
+        x = torch.cat([before, x], 2)  # B x C x (past + T) x H x W
+        if cache is not None:
+            cache[id(self)] = x[:, :, -past:]
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
 
 
@@ -106,6 +115,15 @@ class LowLevelEncoder(nn.Module):
 
     def forward(self, video: Tensor, cache: Cache | None = None) -> Tensor:
         """Encode normalised video B x T x H x W x 3 to features B x T x H' x W' x D, H' = H / stride (rounded up)."""
+        frames, height, width = video.shape[1:4]
+        places = frames * -(-height // self.stem.stride[1]) * -(-width // self.stem.stride[2])
+        stem = places * self.stem.out_channels * video.element_size()  # bytes of a clip's largest tensor
+        fit = max(1, PIECE // stem)  # clips
+        if video.device.type == "cpu" and cache is None and not torch.is_grad_enabled() and len(video) > fit:
+            return torch.cat([self._encode(some, None) for some in video.split(fit)])
+        return self._encode(video, cache)
+
+    def _encode(self, video: Tensor, cache: Cache | None) -> Tensor:
         x = video.permute(0, 4, 1, 2, 3)  # B x 3 x T x H x W, already channels-last in memory
         below, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
         if below or right:  # a picture that is no whole number of cells is continued by its last row and column

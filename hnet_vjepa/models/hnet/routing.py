@@ -56,21 +56,25 @@ class SparseRouting(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
         """Route tokens B x N x D at positions N x 3 (t, y, x); ``padding`` B x N marks tokens that are not there."""
         normed = self.norm(tokens)
-        keys, values = self.key(normed), self.value(normed)  # B x N x D
+        keys = self.key(normed)  # B x N x D
         with torch.autocast(tokens.device.type, enabled=False):  # shares and centroids need more than bf16's 8 bits
-            return self._share_out(keys.float(), values.float(), positions, padding)
+            return self._share_out(keys.float(), normed.float(), positions, padding)
 
-    def _share_out(self, keys: Tensor, values: Tensor, positions: Tensor, padding: Tensor | None) -> Routing:
+    def _share_out(self, keys: Tensor, normed: Tensor, positions: Tensor, padding: Tensor | None) -> Routing:
         scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
-        logits = scale * F.normalize(keys, dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # B x N x K
+        # Blank pixels give a fresh network keys of no length: to make them unit vectors would blow up the gradient.
+        lengths = keys.norm(dim=-1, keepdim=True).clamp(min=1e-2)  # B x N x 1
+        logits = keys @ (scale * F.normalize(self.prototypes, dim=-1)).T / lengths  # B x N x K
         prior = (positions[:, None, 1:] - self.anchors).square().sum(-1)  # N x K
-        assignment = (logits - self.prior_strength * prior).softmax(-1)
+        assignment = torch.sub(logits, prior, alpha=self.prior_strength).softmax(-1)
         if padding is not None:
             assignment = assignment.masked_fill(padding[..., None], 0.0)
         sizes = assignment.sum(1)  # B x K
-        shares = assignment / sizes.clamp(min=1e-6)[:, None]  # B x N x K, columns sum to 1
-        chunks = shares.transpose(1, 2) @ values  # B x K x D
-        centroids = shares.transpose(1, 2) @ positions  # B x K x 3
+        given, weight = assignment.transpose(1, 2), sizes.clamp(min=1e-6)[..., None]  # B x K x N, B x K x 1
+        # The value map is linear, so the mean of the values is the value of the mean: K products instead of N.
+        chunks = F.linear(given @ normed / weight, self.value.weight)  # B x K x D
+        chunks = chunks + self.value.bias * (sizes[..., None] / weight)  # zero where a prototype has no share at all
+        centroids = given @ positions / weight  # B x K x 3
         best = assignment.detach().max(-1, keepdim=True).values
         wins = ((assignment.detach() == best) & (best > 0)).any(1)  # B x K
         gate = straight_through(wins.float(), assignment.amax(1))  # B x K

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -14,46 +16,78 @@ from hnet_vjepa.models.ops import attention
 
 Triple = tuple[int, int, int]
 
+# Tokens of a grid below which the dense path is taken. The gathered one becomes quicker at 200 tokens for one grid and
+# 256 channels; in the robots' models (16 grids at once, 64 channels) at 85, and at 200 with the backward pass; at 600
+# where cubes reach far over the grid's edge. Source: crossover_tokens and crossover_tokens_robots in
+# benchmarks/results/chunking.json, written by benchmarks/chunking_speed.py.
+DENSE_BELOW = 200
+
+# Cubes along T, H and W whose queries share one box of keys in the window branch. More of them copy fewer keys and
+# multiply larger matrices, but look at more keys that the mask then hides. Of (1, 1, 1) to (4, 4, 4) this was quickest
+# on 32 x 14 x 14 tokens with cubes of 2 x 4 x 4 and 1 x 7 x 7 (93 ms and 59 ms in fp32, against 110 and 66 ms for a
+# cube at a time; torch 2.13 on a CPU).
+GROUP: Triple = (1, 2, 2)
+
+# Numbers in a temporary tensor that no gradient keeps. glibc gives larger blocks back to the system after every use;
+# to be given them anew took three quarters of the time of a 450 MB copy.
+PIECE = 2**21
+
 
 @dataclass(frozen=True)
 class Layout:
-    """How a T x H x W grid (N tokens) falls into M cubes of C cells; a window holds at most m cubes."""
+    """How a T x H x W grid (N tokens) falls into M cubes of C cells."""
 
     cube: Triple  # clipped to the grid: a grid of one frame is not padded to the cube's depth
-    counts: Triple  # cubes along T, H, W; their product is M
     cube_of: Tensor  # N, the cube of every token
-    real: Tensor  # M x C, True where the cell lies inside the grid (false at ragged edges)
-    near: Tensor  # M x M, True where cube j is in the window of cube i
-    all_near: bool  # the window of every cube holds all cubes
-    near_index: Tensor  # M x m, the cubes in the window of every cube, filled up with far ones
-    near_valid: Tensor  # M x m, False where filled up
+    real: Tensor  # M x C, True where the cell lies inside the grid
+    ragged: bool  # the last cubes reach over the grid's edge
 
 
 @lru_cache(maxsize=64)
-def layout(grid: Triple, cube: Triple, radius: Triple, device: torch.device) -> Layout:
-    """Tile ``grid`` into cubes; the window of a cube holds the cubes within ``radius`` cubes along every axis."""
+def layout(grid: Triple, cube: Triple, device: torch.device) -> Layout:
+    """Tile ``grid`` into cubes."""
     # A cached tensor made in inference mode could not take part in a later backward pass.
     with torch.inference_mode(False):
         cube = (min(cube[0], grid[0]), min(cube[1], grid[1]), min(cube[2], grid[2]))
-        counts = tuple(math.ceil(size / edge) for size, edge in zip(grid, cube, strict=True))
-        cubes, cells = math.prod(counts), math.prod(cube)
+        rows, columns = math.ceil(grid[1] / cube[1]), math.ceil(grid[2] / cube[2])
         axes = [torch.arange(size, device=device) // edge for size, edge in zip(grid, cube, strict=True)]
-        cube_of = (axes[0][:, None, None] * counts[1] + axes[1][:, None]) * counts[2] + axes[2]  # T x H x W
+        cube_of = (axes[0][:, None, None] * rows + axes[1][:, None]) * columns + axes[2]  # T x H x W
         ones = torch.ones(1, *grid, 1, dtype=torch.bool, device=device)
-        places = torch.cartesian_prod(*[torch.arange(count, device=device) for count in counts])  # M x 3
-        near = ((places[:, None] - places).abs() <= torch.tensor(radius, device=device)).all(-1)  # M x M
-        widest = int(near.sum(-1).max())
-        near_valid, near_index = near.float().topk(widest, -1)  # M x m
-        return Layout(
-            cube=cube,
-            counts=(counts[0], counts[1], counts[2]),
-            cube_of=cube_of.flatten(),
-            real=tile(ones, cube).reshape(cubes, cells),
-            near=near,
-            all_near=bool(near.all()),
-            near_index=near_index,
-            near_valid=near_valid > 0,
-        )
+        real = tile(ones, cube).flatten(2).squeeze(0)  # M x C
+        return Layout(cube, cube_of.flatten(), real, not bool(real.all()))
+
+
+@lru_cache(maxsize=256)
+def within_reach(
+    queries: Triple, keys: Triple, offset: Triple, cube: Triple, radius: Triple, device: torch.device
+) -> Tensor | None:
+    """Which keys of a box are in the windows of which of its queries: 1 x 1 x q x k; None when all are.
+
+    Both boxes begin at a cube, the queries' ``offset`` cubes after the keys'.
+    """
+    with torch.inference_mode(False):
+        sees = []
+        for q, k, start, edge, reach in zip(queries, keys, offset, cube, radius, strict=True):
+            seen_from = torch.arange(q, device=device) // edge + start
+            sees.append((seen_from[:, None] - torch.arange(k, device=device) // edge).abs() <= reach)
+        t, h, w = sees
+        along_all = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
+        mask = along_all.flatten(3).flatten(0, 2)  # q x k, each in reading order
+        return None if bool(mask.all()) else mask[None, None]
+
+
+def cut(x: Tensor, axis: int, edge: int, group: int, radius: int) -> Iterator[Tensor]:
+    """Cut x along ``axis`` into pieces of ``group`` cubes, each with ``radius`` more on either side where they exist.
+
+    Made of ``split`` and ``cat``: the backward pass of a slice would fill a tensor of the whole size.
+    """
+    if not radius:
+        yield from x.split(edge * group, axis)
+        return
+    cubes = x.split(edge, axis)
+    for first in range(0, len(cubes), group):
+        near = cubes[max(0, first - radius) : first + group + radius]
+        yield x if len(near) == len(cubes) else torch.cat(near, axis)
 
 
 def tile(x: Tensor, cube: Triple) -> Tensor:
@@ -92,9 +126,10 @@ class NativeSparseAttention(nn.Module):
     * window: attention over the tokens of the cubes within ``radius`` cubes along every axis;
     * ``o_i = W_o sum_branch sigmoid(g_i^branch) o_i^branch``, the gates independent of each other.
 
-    Two paths give the same result. The gathered one copies the cubes a query cube sees, so its cost grows with
-    N (selected + window) C; the dense one masks full attention and is quicker on small grids. Source: Native Sparse
-    Attention (arXiv 2502.11089), eq. 5 to 12, made bidirectional and three-dimensional.
+    Two paths give the same result. The gathered one brings together the keys that a few cubes see, so its cost grows
+    with N (selected + window) C, beside the N M of the compressed branch; the dense one masks full attention and is
+    quicker on small grids. Source: Native Sparse Attention (arXiv 2502.11089), eq. 5 to 12, made bidirectional and
+    three-dimensional.
 
     Raises ValueError when ``dim`` is no multiple of ``heads`` or a size is below its minimum.
     """
@@ -106,7 +141,7 @@ class NativeSparseAttention(nn.Module):
         cube: Triple = (2, 4, 4),
         selected: int = 4,
         radius: Triple = (1, 1, 1),
-        dense_below: int = 1536,
+        dense_below: int = DENSE_BELOW,
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
@@ -138,55 +173,88 @@ class NativeSparseAttention(nn.Module):
                 raise ValueError(f"padding must be {tuple(x.shape[:-1])}; got {tuple(padding.shape)}")
             x = x.masked_fill(padding[..., None], 0.0)
         grid = (x.shape[1], x.shape[2], x.shape[3])
-        plan = layout(grid, self.cube, self.radius, x.device)
+        plan = layout(grid, self.cube, x.device)
         # One split: the backward of a slice fills a tensor of the whole size with zeros, and there would be a dozen.
         widths = (self.dim, 2 * self.dim, 2 * self.dim, 2 * self.dim, 3 * self.heads)
         q, kv_compressed, kv_selected, kv_window, opening = self.project(x).split(widths, -1)  # B x T x H x W x width
-        gates = (unflatten(opening, -1, (3, self.heads)) + self.gate_bias).sigmoid()
+        gates = (unflatten(opening, -1, (3, self.heads)) + self.gate_bias).sigmoid().to(q.dtype)
         gate_compressed, gate_selected, gate_window = gates.flatten(1, 3).unsqueeze(-1).unbind(2)  # B x N x heads x 1
 
-        compressed, chosen = self._compressed(q, kv_compressed, padding, plan)
-        path = self._dense if math.prod(grid) < self.dense_below else self._gathered
-        selected, window = path(q, kv_selected, kv_window, padding, chosen, plan)
-        mixed = gate_compressed * compressed + gate_selected * selected + gate_window * window
+        live = self._live(padding, plan)
+        # Without padding every cube holds a token.
+        seen = None if padding is None or live is None else see_something(live.any(-1))[:, None, None]  # B x 1 x 1 x M
+        keys, values = self._summaries(kv_compressed, live, plan)
+        compressed = attention(self._split_heads(q.flatten(1, 3)), keys, values, seen).transpose(1, 2)
+        # Nobody needs to choose when everything is selected.
+        chosen = None if self.selected >= len(plan.real) else self._choose(tile(q, plan.cube), keys, seen)
+        if math.prod(grid) < self.dense_below:
+            selected, window = self._dense(q, kv_selected, kv_window, padding, chosen, plan)
+        else:
+            selected = self._selected(q, kv_selected, padding, chosen, live, plan)
+            window = self._window(q, kv_window, None if padding is None else ~padding, plan).flatten(1, 3)
+        mixed = torch.addcmul(gate_compressed * compressed, gate_selected, self._as_heads(selected))
+        mixed = torch.addcmul(mixed, gate_window, self._as_heads(window))  # B x N x heads x d
         out = unflatten(self.out(mixed.flatten(2)), 1, grid)
         return out if padding is None else out.masked_fill(padding[..., None], 0.0)
 
-    def _split_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of one branch: ... x 2D -> 2 x (... x heads x d)."""
-        keys, values = unflatten(x, -1, (2, self.heads, self.head_dim)).unbind(-3)
-        return keys, values
+    def _as_heads(self, x: Tensor) -> Tensor:
+        """... x D -> ... x heads x d."""
+        return unflatten(x, -1, (self.heads, self.head_dim))
 
-    def _compressed(self, q: Tensor, kv: Tensor, padding: Tensor | None, plan: Layout) -> tuple[Tensor, Tensor | None]:
-        """The compressed branch, B x N x heads x d, and the cubes each cube selects, B x M x n; None means all."""
-        keys, values = self._split_heads(tile(kv, plan.cube))  # B x M x C x heads x d
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """... x n x D -> ... x heads x n x d."""
+        return self._as_heads(x).transpose(-2, -3)
+
+    def _attend(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries ... x n x D over keys and values ... x k x 2D, mask ... x 1 x (1 or n) x k: ... x n x D."""
+        keys, values = unflatten(kv, -1, (2, self.dim)).unbind(-2)  # ... x k x D
+        seen = attention(self._split_heads(q), self._split_heads(keys), self._split_heads(values), mask)
+        return seen.transpose(-2, -3).flatten(-2)
+
+    def _live(self, padding: Tensor | None, plan: Layout) -> Tensor | None:
+        """The cells of every cube that hold a token, 1 or B x M x C; None when all do."""
+        if padding is None:
+            return plan.real[None] if plan.ragged else None
+        return plan.real & ~tile(padding[..., None], plan.cube).squeeze(-1)
+
+    def _summaries(self, kv: Tensor, live: Tensor | None, plan: Layout) -> tuple[Tensor, Tensor]:
+        """One key and one value per cube: 2 x (B x heads x M x d)."""
+        cells = tile(kv, plan.cube)  # B x M x C x 2D
         t, h, w = plan.cube
-        keys = keys + self.cell_position[:t, :h, :w].flatten(0, 2)
-        live = plan.real[None]  # 1 or B x M x C
-        if padding is not None:
-            live = live & ~tile(padding[..., None], plan.cube).squeeze(-1)
-        logits = (keys * self.pool_query).sum(-1)  # B x M x C x heads
-        weights = logits.masked_fill(~see_something(live)[..., None], -math.inf).softmax(2).unsqueeze(-1)
-        k = (weights * keys).sum(2).transpose(1, 2).to(q.dtype)  # B x heads x M x d
-        v = (weights * values).sum(2).transpose(1, 2).to(q.dtype)
-        grid = (q.shape[1], q.shape[2], q.shape[3])
-        q = unflatten(q.flatten(1, 3), -1, (self.heads, -1)).transpose(1, 2)  # B x heads x N x d
-        cube_live = see_something(live.any(-1))[:, None, None]  # 1 or B x 1 x 1 x M
-        count = k.shape[2]
-        if self.selected >= count:
-            # Everything is selected, so nobody needs the probabilities.
-            mask = None if padding is None else cube_live
-            return attention(q, k, v, mask).transpose(1, 2), None
-        scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5
-        probability = scores.masked_fill(~cube_live, -math.inf).softmax(-1)  # B x heads x N x M
-        attended = (probability.to(v.dtype) @ v).transpose(1, 2)
-        with torch.no_grad():
+        position = self.cell_position[:t, :h, :w].flatten(0, 2)  # C x heads x d
+        # Matrix products in which every head also meets the other heads' numbers, thrown away: less work on a CPU and
+        # on a GPU than to go through the cells head by head.
+        query = torch.block_diag(*self.pool_query.unsqueeze(-1))  # D x heads
+        logits = cells[..., : self.dim] @ query + (position * self.pool_query).sum(-1)  # B x M x C x heads
+        if live is not None:
+            logits = logits.masked_fill(~see_something(live)[..., None], -math.inf)
+        weights = logits.softmax(2).transpose(2, 3).to(cells.dtype)  # B x M x heads x C
+        pooled = unflatten(weights @ cells, -1, (2, self.heads, -1))  # B x M x heads x 2 x heads x d
+        keys, values = pooled.diagonal(dim1=2, dim2=4).permute(2, 0, 4, 1, 3)  # 2 x (B x heads x M x d)
+        moved = self._as_heads(weights @ position.flatten(1).to(cells.dtype))  # B x M x heads x heads x d
+        return keys + moved.diagonal(dim1=2, dim2=3).permute(0, 3, 1, 2), values
+
+    @torch.no_grad()
+    def _choose(self, q: Tensor, keys: Tensor, seen: Tensor | None) -> Tensor:
+        """The cubes that each cube selects, B x M x n.
+
+        From queries B x M x C x D, one key per cube (B x heads x M x d) and which cubes hold a token (B x 1 x 1 x M).
+        """
+        keys = keys.transpose(-1, -2) * self.head_dim**-0.5  # B x heads x d x M
+        batch, count, cells = q.shape[:3]
+        chosen, first = [], 0
+        for some in q.split(max(1, PIECE // (batch * self.heads * cells * count)), 1):
+            queries = self._split_heads(some.flatten(1, 2))  # B x heads x mC x d
+            scores = queries @ keys
+            if seen is not None:
+                scores = scores.masked_fill(~seen, -math.inf)
             # A padded query is a zero vector and adds the same to every live cube: it has no say in the order.
-            per_token = probability.sum(1).float()  # B x N x M
-            importance = tile(unflatten(per_token, 1, grid), plan.cube).sum(2)  # B x M x M
-            importance.diagonal(dim1=1, dim2=2).fill_(math.inf)
-            chosen = importance.topk(self.selected, -1).indices  # B x M x n
-        return attended, chosen
+            shares = unflatten(scores.softmax(-1), 2, (-1, cells))  # B x heads x m x C x M
+            importance = shares.sum((1, 3), dtype=torch.promote_types(shares.dtype, torch.float32))  # B x m x M
+            importance.diagonal(first, 1, 2).fill_(math.inf)
+            chosen.append(importance.topk(self.selected, -1).indices)
+            first += importance.shape[1]
+        return torch.cat(chosen, 1)
 
     def _dense(
         self,
@@ -197,60 +265,67 @@ class NativeSparseAttention(nn.Module):
         chosen: Tensor | None,
         plan: Layout,
     ) -> tuple[Tensor, Tensor]:
-        """Selected and window branches as masked full attention: 2 x (B x N x heads x d)."""
-        q = unflatten(q.flatten(1, 3), -1, (self.heads, -1)).transpose(1, 2)  # B x heads x N x d
-        selected = window = None  # no mask
+        """Selected and window branches as masked full attention: 2 x (B x N x D)."""
+        selected = None  # no mask
         if chosen is not None:
-            size = len(plan.near)
+            size = len(plan.real)
             cubes = torch.zeros(len(chosen), size, size, dtype=torch.bool, device=chosen.device)
             cubes.scatter_(-1, chosen, True)
             selected = cubes[:, plan.cube_of][:, :, plan.cube_of].unsqueeze(1)  # B x 1 x N x N
-        if not plan.all_near:
-            window = plan.near[plan.cube_of][:, plan.cube_of][None, None]  # 1 x 1 x N x N
+        grid = (q.shape[1], q.shape[2], q.shape[3])
+        window = within_reach(grid, grid, (0, 0, 0), plan.cube, self.radius, q.device)  # 1 x 1 x N x N
         if padding is not None:
             live = ~padding.flatten(1)[:, None, None]  # B x 1 x 1 x N
             selected = see_something(live if selected is None else selected & live)
             window = see_something(live if window is None else window & live)
+        q = q.flatten(1, 3)  # B x N x D
+        return self._attend(q, kv_selected.flatten(1, 3), selected), self._attend(q, kv_window.flatten(1, 3), window)
 
-        def attend(kv: Tensor, mask: Tensor | None) -> Tensor:
-            k, v = self._split_heads(kv.flatten(1, 3))  # B x N x heads x d
-            seen = attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
-            return seen.transpose(1, 2)
-
-        return attend(kv_selected, selected), attend(kv_window, window)
-
-    def _gathered(
-        self,
-        q: Tensor,
-        kv_selected: Tensor,
-        kv_window: Tensor,
-        padding: Tensor | None,
-        chosen: Tensor | None,
-        plan: Layout,
-    ) -> tuple[Tensor, Tensor]:
-        """Selected and window branches over copies of the cubes each cube sees: 2 x (B x N x heads x d)."""
-        batch, grid = q.shape[0], (q.shape[1], q.shape[2], q.shape[3])
-        q = unflatten(tile(q, plan.cube).flatten(0, 1), -1, (self.heads, -1)).transpose(1, 2)  # BM x heads x C x d
-        live = plan.real.expand(batch, -1, -1)  # B x M x C
-        if padding is not None:
-            live = live & ~tile(padding[..., None], plan.cube).squeeze(-1)
-        count = len(plan.near)
-        offsets = torch.arange(batch, device=q.device)[:, None, None] * count  # B x 1 x 1
-
-        def attend(kv: Tensor, index: Tensor, valid: Tensor | None) -> Tensor:
-            """Attention of every cube's queries over the cubes in ``index`` (B or 1 x M x n): B x N x heads x d."""
-            rows = (index + offsets).flatten()  # B M n
-            copies = tile(kv, plan.cube).flatten(0, 1).index_select(0, rows)  # BMn x C x 2D
-            k, v = self._split_heads(unflatten(copies, 0, (batch * count, -1)).flatten(1, 2))  # BM x nC x heads x d
-            keep = unflatten(live.flatten(0, 1)[rows], 0, (batch, count, -1))  # B x M x n x C
-            if valid is not None:
-                keep = keep & valid[..., None]
-            mask = see_something(keep.flatten(2).flatten(0, 1))[:, None, None]  # BM x 1 x 1 x nC
-            seen = attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
-            seen = unflatten(seen.transpose(1, 2).flatten(2), 0, (batch, count))  # B x M x C x D
-            back = untile(seen, grid, plan.cube).flatten(1, 3)  # B x N x D
-            return unflatten(back, -1, (self.heads, self.head_dim))
-
+    def _selected(
+        self, q: Tensor, kv: Tensor, padding: Tensor | None, chosen: Tensor | None, live: Tensor | None, plan: Layout
+    ) -> Tensor:
+        """The selected branch over copies of the cubes that each cube chose: B x N x D."""
         if chosen is None:
-            chosen = torch.arange(count, device=q.device).expand(1, count, count)
-        return attend(kv_selected, chosen, None), attend(kv_window, plan.near_index[None], plan.near_valid)
+            mask = None if padding is None else see_something(~padding.flatten(1)[:, None, None])
+            return self._attend(q.flatten(1, 3), kv.flatten(1, 3), mask)
+        batch, count, wanted = chosen.shape
+        queries, cells = tile(q, plan.cube).flatten(0, 1), tile(kv, plan.cube).flatten(0, 1)  # BM x C x D and 2D
+        rows = (chosen + torch.arange(batch, device=q.device)[:, None, None] * count).flatten(0, 1)  # BM x n
+        live = None if live is None else live.expand(batch, -1, -1).flatten(0, 1)  # BM x C
+        # With gradients everything is kept anyway, and the backward of every piece would fill a tensor of all cubes.
+        step = len(rows) if torch.is_grad_enabled() else max(1, PIECE // (wanted * cells[0].numel()))
+        seen = []
+        for some, of in zip(queries.split(step), rows.split(step), strict=True):
+            copies = unflatten(cells.index_select(0, of.flatten()), 0, of.shape).flatten(1, 2)  # m x nC x 2D
+            mask = None if live is None else see_something(live[of].flatten(1))[:, None, None]  # m x 1 x 1 x nC
+            seen.append(self._attend(some, copies, mask))
+        grid = (q.shape[1], q.shape[2], q.shape[3])
+        return untile(unflatten(torch.cat(seen), 0, (batch, count)), grid, plan.cube).flatten(1, 3)
+
+    def _window(
+        self, q: Tensor, kv: Tensor, live: Tensor | None, plan: Layout, axis: int = 1, offset: tuple[int, ...] = ()
+    ) -> Tensor:
+        """The window branch, box by box: B x T x H x W x D. Cuts along T, then H, then W.
+
+        ``offset`` says for the axes that are cut already how many cubes after the keys the queries begin.
+        """
+        if axis > 3:
+            return self._box(q, kv, live, plan, (offset[0], offset[1], offset[2]))
+        edge, group, radius = plan.cube[axis - 1], GROUP[axis - 1], self.radius[axis - 1]
+        queries = cut(q, axis, edge, group, 0)
+        keys = cut(kv, axis, edge, group, radius)
+        alive = repeat(None) if live is None else cut(live, axis, edge, group, radius)
+        parts = [
+            self._window(some, seen, there, plan, axis + 1, (*offset, min(i * group, radius)))
+            for i, (some, seen, there) in enumerate(zip(queries, keys, alive, strict=False))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+    def _box(self, q: Tensor, kv: Tensor, live: Tensor | None, plan: Layout, offset: Triple) -> Tensor:
+        """Window branch of one box of queries, B x t x h x w x D, over the box of keys that they see."""
+        boxes = [(x.shape[1], x.shape[2], x.shape[3]) for x in (q, kv)]
+        mask = within_reach(boxes[0], boxes[1], offset, plan.cube, self.radius, q.device)
+        if live is not None:
+            there = live.flatten(1)[:, None, None]  # B x 1 x 1 x k
+            mask = see_something(there if mask is None else there & mask)
+        return unflatten(self._attend(q.flatten(1, 3), kv.flatten(1, 3), mask), 1, boxes[0])

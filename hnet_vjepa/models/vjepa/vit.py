@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hnet_vjepa.config import BackboneConfig
-from hnet_vjepa.models.hnet.downsampler import LearnedAttentionPooling
 from hnet_vjepa.models.hnet.encoder import Cache, LowLevelEncoder
+from hnet_vjepa.models.hnet.graph_pooling import make_pooling
 from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
-from hnet_vjepa.models.hnet.routing import SparseRouting
 from hnet_vjepa.models.hnet.sparse_attention import NativeSparseAttention
+from hnet_vjepa.models.hnet.tokenizers import make_tokenizer
 from hnet_vjepa.models.ops import grid_positions
 from hnet_vjepa.models.transformer import Block, key_bias
 
@@ -49,6 +49,19 @@ class Chunks:
         )
 
 
+def check_video(video: Tensor) -> None:
+    """Raise ValueError when ``video`` is not normalised video B x T x H x W x 3 with a frame at least, and say why.
+
+    One pixel that is no number would turn all chunks of its sample into none, without a word.
+    """
+    if video.ndim != 5 or video.shape[-1] != 3 or 0 in video.shape[1:] or not video.is_floating_point():
+        shape = " x ".join(map(str, video.shape))
+        raise ValueError(f"video must be B x T x H x W x 3 floats, none of these 0; got {shape} of {video.dtype}")
+    if not torch.isfinite(video.sum(dtype=torch.float32)):  # one pass: NaN and infinity stay in a sum
+        sample, frame = torch.nonzero(~torch.isfinite(video).flatten(2).all(-1))[0].tolist()
+        raise ValueError(f"frame {frame} of sample {sample} has pixels that are NaN or infinite")
+
+
 class HNetViT(nn.Module):
     """The chunk encoder. The same weights serve a whole clip and single control steps.
 
@@ -68,8 +81,8 @@ class HNetViT(nn.Module):
         self.sparse_attention = NativeSparseAttention(
             dim, config.attention.heads, config.attention.cube, config.attention.selected, config.attention.radius
         )
-        self.routing = SparseRouting(dim, *config.routing.grid, config.routing.prior_strength, config.routing.scale)
-        self.pooling = LearnedAttentionPooling(dim, *config.pooling.grid, config.pooling.prior_strength)
+        self.routing = make_tokenizer(dim, config.routing)
+        self.pooling = make_pooling(dim, config.pooling)
         self.position = AdaptivePositionalEncoding(dim)
         self.blocks = nn.ModuleList(Block(dim, config.vit.heads) for _ in range(config.vit.depth))
         self.norm = nn.LayerNorm(dim)
@@ -90,10 +103,11 @@ class HNetViT(nn.Module):
             cache: of a running stream (see LowLevelEncoder.stream); the clip is then its next frames.
 
         Raises:
-            ValueError: T is not a multiple of ``window``.
+            ValueError: the video is none (see check_video), or T is not a multiple of ``window``.
         """
+        check_video(video)
         batch, frames = video.shape[:2]
-        if frames % window:
+        if window < 1 or frames % window:
             raise ValueError(f"a clip of {frames} frames can not be cut into windows of {window}")
         windows = frames // window
         features = self.encoder(video, cache)  # B x T x H' x W' x D

@@ -1,0 +1,59 @@
+"""How fast the chunk encoder is: beside V-JEPA 2, as clips grow, and in training.
+
+``python -m benchmarks.chunking_speed`` writes the part ``speed`` of ``benchmarks/results/chunking.json`` and
+``docs/images/sparse_attention.png``. It needs transformers (the extra ``vjepa2``), Linux, a machine that has nothing
+else to do, 16 GB of memory and about 8 minutes on two cores. What is compared is measured in turn; times are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import render
+from benchmarks.attention_curve import ROBOTS, Curve, attention_curve
+from benchmarks.forward_speed import forward_speed
+from benchmarks.large_vit import Large
+from benchmarks.part import Part
+from benchmarks.record import ROOT, merge_result
+from benchmarks.training_step import training_step
+from hnet_vjepa.errors import UserError
+
+PLOT = ROOT / "docs" / "images" / "sparse_attention.png"
+BATCH = 2  # clips of a forward pass and of a training step
+ROUNDS = 3
+
+
+def speed(size: Large, curve: Curve, plot: Path | None) -> Part:
+    """Measure everything, and say on the way what has been found."""
+    found = Part({}, {}, {})
+    for name, make in (
+        ("forward", lambda: forward_speed(size, BATCH, ROUNDS)),
+        ("attention", lambda: attention_curve(curve, ROBOTS, ROUNDS, plot)),
+        ("training", lambda: training_step(size, BATCH, ROUNDS)),
+    ):
+        part = make()
+        print(name, json.dumps(part.metrics, indent=2), flush=True)
+        found.settings[name] = part.settings
+        found.metrics.update(part.metrics)
+        found.behind[name] = part.behind
+    return found
+
+
+def main() -> None:
+    """Measure and record."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    try:
+        part = speed(Large(), Curve(), PLOT)
+    except UserError as error:
+        print(f"chunking_speed: {error}", file=sys.stderr)
+        sys.exit(2)
+    command = "python -m benchmarks.chunking_speed"
+    print(merge_result("chunking", "speed", command, part.settings, part.metrics, **part.behind))
+    render.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What holds of every plan, whatever robot, pictures, goal and past it is asked for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
+from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
+from hnet_vjepa.planning.protocols import (
+    Goal,
+    ImageGoal,
+    LabelGoal,
+    LatentGoal,
+    PlanQuery,
+    SearchSettings,
+    TextGoal,
+)
+from hnet_vjepa.specs import ActionSpec
+from tests import toy
+
+DIM, ACTIVE, STATE = 7, 2, (4, 8)
+ROBOTS = 5  # of each example
+FEW = SearchSettings(candidates=4, iterations=2, horizon=2, elites=2)
+FRAME = toy.picture(12, 20)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_run: Path) -> Checkpoint:
+    return load_checkpoint(toy_run / "action")
+
+
+@pytest.fixture(scope="module")
+def planner(toy_run: Path) -> WorldModelPlanner:
+    return load_planner(toy_run / "action")
+
+
+def robot(random: np.random.Generator) -> ActionSpec:
+    """Seven numbers, two of them active, with bounds of any size, of no width, or far from zero; perhaps with limits.
+
+    The model's idea of usual actions may lie far outside of the bounds, or be a hundredth of them.
+    """
+    half = 10 ** random.uniform(-9, 9, DIM) * (random.random(DIM) < 0.8)
+    centre = 10 ** random.uniform(-3, 3, DIM) * random.choice([-1, 0, 1], DIM)
+    low, high = centre - half, centre + half
+    active = sorted(random.permutation(DIM)[:ACTIVE].tolist())
+    near_zero = all(low[d] <= 0 <= high[d] for d in active)
+    return ActionSpec(
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        active=tuple(active),
+        absolute=tuple(d for d in active if random.random() < 0.3),
+        rate=tuple((half * random.uniform(0.01, 3, DIM) + 1e-9).tolist()) if random.random() < 0.5 else None,
+        l1=float(10 ** random.uniform(-3, 3)) if near_zero and random.random() < 0.5 else None,
+        mean=tuple((centre + half * random.normal(0, 2, DIM))[active].tolist()),
+        std=tuple((half * 10 ** random.uniform(-2, 1, DIM) + 1e-6)[active].tolist()),
+    )
+
+
+def outside(actions: NDArray[np.float32], spec: ActionSpec) -> list[str]:
+    """The names of the numbers that are beyond their bounds, compared in double precision.
+
+    Where no float32 number lies between the bounds, as when a dimension has no width, those next to them will do.
+    """
+    told, (low, high) = actions.astype(np.float64), spec.inner_bounds()
+    slack = np.where(low <= high, 0.0, 2 * np.spacing(np.maximum(np.abs(low), np.abs(high)))).astype(np.float64)
+    fits = (told >= np.array(spec.low) - slack) & (told <= np.array(spec.high) + slack)  # H x dim; false for NaN
+    return [name for name, fit in zip(spec.names, fits.all(0), strict=True) if not fit]
+
+
+def assert_gentle(actions: NDArray[np.float32], spec: ActionSpec) -> None:
+    """No change from one action to the next is too fast, none too large in all, but for what float32 leaves open."""
+    told, active = actions.astype(np.float64), list(spec.active)
+    slack = 8 * np.spacing(np.abs([spec.low, spec.high]).max(0).astype(np.float32)).astype(np.float64)
+    if spec.rate is not None:
+        assert (np.abs(np.diff(told, axis=0)) <= np.array(spec.rate) + slack)[:, active].all(), spec
+    if spec.l1 is not None:
+        moving = [d for d in active if d not in spec.absolute]
+        assert (np.abs(told[:, moving]).sum(1) <= spec.l1 + slack[moving].sum()).all(), spec
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_no_plan_leaves_the_bounds_of_any_robot(checkpoint: Checkpoint, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for _ in range(ROBOTS):
+        spec = robot(random)
+        checkpoint.model.robot = checkpoint.model.robot.model_copy(update={"action": spec})
+        before = (1e3 * random.standard_normal((3, DIM))).astype(np.float32) if random.random() < 0.5 else None
+        goal = LatentGoal(random.standard_normal(STATE).astype(np.float32))
+        [result] = WorldModelPlanner(checkpoint).plan([PlanQuery(FRAME[None], goal, seed, before, search=FEW)])
+        assert result.actions.shape == (FEW.horizon, DIM)
+        assert not outside(result.actions, spec), spec
+        assert_gentle(result.actions, spec)
+
+
+def frames() -> st.SearchStrategy[NDArray[np.uint8]]:
+    """Black, white, noise, a chequered pattern: pictures that no training ever showed."""
+    whole = st.integers(0, 255).map(lambda value: np.full((toy.SIZE, toy.SIZE, 3), value, np.uint8))
+    noise = st.integers(0, 2**31 - 1).map(
+        lambda seed: np.random.default_rng(seed).integers(0, 256, (toy.SIZE, toy.SIZE, 3), np.uint8)
+    )
+    chequered = st.integers(1, 16).map(
+        lambda cell: np.repeat(
+            (np.indices((toy.SIZE, toy.SIZE)).sum(0) // cell % 2 * 255).astype(np.uint8)[..., None], 3, 2
+        )
+    )
+    return st.one_of(whole, noise, chequered)
+
+
+def goals() -> st.SearchStrategy[Goal]:
+    """Of every kind."""
+    numbers = st.floats(-(2.0**20), 2.0**20, width=32)
+    latent = st.lists(numbers, min_size=32, max_size=32).map(lambda x: np.array(x, np.float32).reshape(STATE))
+    return st.one_of(
+        frames().map(ImageGoal),
+        latent.map(LatentGoal),
+        st.text(min_size=1).map(lambda text: TextGoal(f"go {text}")),
+        st.sampled_from([("left",), ("right",), ("left", "right")]).map(LabelGoal),
+    )
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> PlanQuery:
+    """Any number of frames, any goal, any finite past, of any length."""
+    huge = st.floats(-(2.0**100), 2.0**100, width=32)
+    rows = draw(st.integers(0, 5))
+    past = draw(st.lists(huge, min_size=rows * DIM, max_size=rows * DIM))
+    shape = (draw(st.integers(2, 6)), draw(st.integers(1, 2)), draw(st.integers(1, 5)))
+    return PlanQuery(
+        frames=np.stack(draw(st.lists(frames(), min_size=1, max_size=4))),
+        goal=draw(goals()),
+        seed=draw(st.integers(0, 2**31 - 1)),
+        previous_actions=np.array(past, np.float32).reshape(rows, DIM) if draw(st.booleans()) else None,
+        search=SearchSettings(*shape, elites=draw(st.integers(1, 2))),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(queries())
+def test_finite_input_gives_a_finite_plan_inside_the_bounds(planner: WorldModelPlanner, query: PlanQuery) -> None:
+    [result] = planner.plan([query])
+    assert np.isfinite(result.energies).all() and np.isfinite(result.energy_now) and np.isfinite(result.state).all()
+    assert not outside(result.actions, planner.card.action)
+    inactive = [d for d in range(DIM) if d not in planner.card.action.active]
+    assert (result.actions[:, inactive] == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(queries(), min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_the_order_of_a_batch_does_not_matter(
+    planner: WorldModelPlanner, asked: list[PlanQuery], order: object
+) -> None:
+    shuffled = list(range(len(asked)))
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    straight = planner.plan(asked)
+    mixed = planner.plan([asked[i] for i in shuffled])
+    for place, i in enumerate(shuffled):
+        np.testing.assert_allclose(mixed[place].energy_now, straight[i].energy_now, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mixed[place].actions, straight[i].actions, atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(queries())
+def test_the_same_query_gives_the_same_bits_from_another_planner_too(
+    planner: WorldModelPlanner, checkpoint: Checkpoint, query: PlanQuery
+) -> None:
+    checkpoint.model.robot = planner._robot
+    [first], [second], [other] = (p.plan([query]) for p in (planner, planner, WorldModelPlanner(checkpoint)))
+    for again in (second, other):
+        np.testing.assert_array_equal(again.actions, first.actions)
+        np.testing.assert_array_equal(again.energies, first.energies)
+        assert again.energy_now == first.energy_now
+
+
+def test_another_seed_is_another_search(planner: WorldModelPlanner) -> None:
+    plans = [planner.plan([PlanQuery(FRAME[None], ImageGoal(toy.picture(24, 8)), seed)])[0] for seed in range(5)]
+    assert len({plan.actions.tobytes() for plan in plans}) == 5
+
+
+@pytest.mark.parametrize("late_s", [0.0, 1e-3, 3600.0])
+def test_a_deadline_that_is_past_is_answered_with_one_iteration(planner: WorldModelPlanner, late_s: float) -> None:
+    search = SearchSettings(candidates=8, iterations=50, horizon=3, elites=2)
+    goal = ImageGoal(toy.picture(24, 8))
+    [result] = planner.plan([PlanQuery(FRAME[None], goal, deadline=time.monotonic() - late_s, search=search)])
+    assert result.iterations == 1
+    assert not outside(result.actions, planner.card.action)
