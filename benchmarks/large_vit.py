@@ -22,10 +22,10 @@ from hnet_vjepa.models.vjepa.vit import HNetViT
 
 Side = Literal["chunks", "tubelets"]
 
-# A ResNet-18 of stride 16 whose later stages look one frame back, attention cubes of a quarter of a frame, and for each
-# window 100 prototypes that become 49 slots: 196 tokens for four windows.
+# What the robots' models have, larger: a ResNet-18 of stride 16 whose last stage looks one frame back, attention cubes
+# of a quarter of a frame, and for each window 100 prototypes that become 49 slots: 196 tokens for four windows.
 TOKENIZER = BackboneConfig(
-    encoder=EncoderConfig(stem_width=64, stem_stride=4, widths=(64, 128, 256), depths=(2, 2, 2), times=(1, 2, 2)),
+    encoder=EncoderConfig(stem_width=64, stem_stride=4, widths=(64, 128, 256), depths=(2, 2, 2), times=(1, 1, 2)),
     attention=AttentionConfig(heads=4, cube=(1, 7, 7), selected=2, radius=(1, 1, 1)),
     routing=RoutingConfig(grid=(10, 10)),
     pooling=PoolingConfig(grid=(7, 7)),
@@ -51,13 +51,20 @@ class Large:
         return {**asdict(self), "tokenizer": self.tokenizer.model_dump(mode="json")}
 
 
+def _block(size: Large) -> Block:
+    """One of V-JEPA 2's blocks: ours with the exact GELU."""
+    block = Block(size.width, size.heads, size.mlp_ratio)
+    block.mlp[1] = nn.GELU()
+    return block
+
+
 class ChunkViT(HNetViT):
     """HNetViT whose transformer is wider than its tokenizer: one linear layer leads from slots to tokens."""
 
     def __init__(self, size: Large) -> None:
         super().__init__(size.tokenizer)
         self.widen = nn.Linear(self.dim, size.width)
-        self.blocks = nn.ModuleList(Block(size.width, size.heads, size.mlp_ratio) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(_block(size) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
         self.dim = size.width
         self.window = size.window

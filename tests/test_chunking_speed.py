@@ -103,6 +103,8 @@ def test_the_wider_transformer_is_reached_through_the_whole_tokenizer() -> None:
     plain = HNetViT(TINY).eval()
     wide = ChunkViT(Large(frames=4, pixels=64, width=16, depth=2, heads=4, mlp_ratio=2, window=2, tokenizer=TINY))
     wide.load_state_dict(plain.state_dict(), strict=False)
+    for block, like in zip(wide.blocks, plain.blocks, strict=True):
+        block.mlp[1] = like.mlp[1]
     with torch.no_grad():
         wide.widen.weight.copy_(torch.eye(16))
         wide.widen.bias.zero_()

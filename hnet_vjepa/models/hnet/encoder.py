@@ -118,7 +118,7 @@ class LowLevelEncoder(nn.Module):
         frames, height, width = video.shape[1:4]
         places = frames * -(-height // self.stem.stride[1]) * -(-width // self.stem.stride[2])
         stem = places * self.stem.out_channels * video.element_size()  # bytes of a clip's largest tensor
-        fit = max(1, PIECE // stem)  # clips
+        fit = max(1, PIECE // max(1, stem))  # clips
         if video.device.type == "cpu" and cache is None and not torch.is_grad_enabled() and len(video) > fit:
             return torch.cat([self._encode(some, None) for some in video.split(fit)])
         return self._encode(video, cache)
