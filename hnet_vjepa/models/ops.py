@@ -32,10 +32,10 @@ def anchor_grid(rows: int, columns: int) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, ... x N x d from queries ... x N x d and keys and values ... x M x d.
 
-    On a CPU in fp32 whatever the precision around it: for the small heads here the bf16 backward pass is 15 to 30
-    times slower (torch 2.13), while bf16 pays in the convolutions and linear layers.
+    On a CPU in fp32 whatever the precision around it, where gradients are wanted or heads are small: the bf16 backward
+    pass is several times slower (torch 2.13), while bf16 pays in convolutions, linear layers and, forwards, wide heads.
     """
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and (torch.is_grad_enabled() or q.shape[-1] < 32):
         wide = torch.promote_types(q.dtype, torch.float32)
         mask = mask.to(wide) if mask is not None and mask.is_floating_point() else mask
         with torch.autocast("cpu", enabled=False):  # which would turn the arguments back into bf16
