@@ -14,7 +14,7 @@ from hnet_vjepa.planning.objectives import state_energy
 from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05
-TEXT_QUANTILE = 0.2
+TEXT_QUANTILE = 0.05
 
 
 def measure_reached(model: HNetVJEPA, store: EpisodeStore, trained: Sequence[PhaseName]) -> dict[str, float | None]:
@@ -43,7 +43,7 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
 
 @torch.no_grad()
 def reached_text_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
-    """The energy below which a sentence counts as true: that of the nearest fifth of clips and what was said of them.
+    """The energy below which a sentence counts as true: that of the nearest twentieth of clips and what was said of them.
 
     What is said of a place holds in a whole region; only well inside it has the robot surely arrived.
     """
