@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import render
 from benchmarks.record import RESULTS, about, read_result, write_result
+from cli.stopping import stoppable
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.config import PHASES, PhaseName, load_config
 from hnet_vjepa.errors import UserError, one_of
@@ -57,7 +58,7 @@ RECIPES: dict[str, Recipe] = {
     "point-maze": Recipe("point_maze"),
     "two-room": Recipe("two_room", 700),
     "meta-world-reach": Recipe("meta_world_reach"),
-    "meta-world-reach-wall": Recipe("meta_world_reach"),
+    "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
     "fetch-push": Recipe("fetch_push", 1500),
     "push-t": Recipe("push_t", 2000),
 }
@@ -171,6 +172,7 @@ def known() -> dict[str, Any]:
     return read_result("sims") if (RESULTS / "sims.json").is_file() else {"metrics": {}, "rows": {}}
 
 
+@stoppable()
 def main() -> None:
     """Make the rows that are asked for."""
     parser = argparse.ArgumentParser(description="Train and judge a model on simulated robots, row by row.")
