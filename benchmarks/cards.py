@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 
 from benchmarks.record import RESULTS, read_result
-from benchmarks.render import markdown, rate
+from benchmarks.table import markdown, rate
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import Manifest, read_manifest
 from hnet_vjepa.export import size

@@ -8,33 +8,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chunking import tables as chunking
+from benchmarks.planner import tables as planner
 from benchmarks.record import RESULTS, ROOT, read_result
+from benchmarks.table import MissingPartError, Parts, Rate, Table, markdown, origin, rate
 from hnet_vjepa.errors import one_of
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.baselines import compared
 
 MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _about(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    where = f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if "gpu" in machine else "")
-    return f"\nWritten by `{result['command']}` on {result['date']} ({where}; commit {result['commit']}).\n"
-
-
-def rate(found: dict[str, Any]) -> str:
-    """A success rate as text: per cent with its 95 % interval."""
-    return f"{100 * found['successes'] / found['trials']:.0f} % ({100 * found['low']:.0f}–{100 * found['high']:.0f})"
 
 
 def demo_success() -> str:
@@ -52,7 +39,7 @@ def demo_success() -> str:
         f"\n{m['episodes']} rollouts, 95 % Wilson intervals in brackets; the whole loop took {m['wall_s']:.0f} s, "
         f"of which training {m['train_s']:.0f} s.\n"
     )
-    return markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + _about(result)
+    return markdown(["", *criteria, "plan p50 / p95 / p99"], rows) + note + origin(result)
 
 
 HEAD = ["phase", "held-out metric", "value", "baseline"]
@@ -66,7 +53,7 @@ def demo_phases() -> str:
         [row.phase, row.what, row.value, row.baseline, f"{phases[row.phase]['seconds']:.0f} s"]
         for row in compared({name: phase["metrics"] for name, phase in phases.items()})
     ]
-    return markdown([*HEAD, "training"], rows) + _about(result)
+    return markdown([*HEAD, "training"], rows) + origin(result)
 
 
 def bridge_phases() -> str:
@@ -84,7 +71,7 @@ def bridge_phases() -> str:
         "episode held out once; in brackets the 95 % interval over folds (Student's t; the folds share training "
         f"episodes, so it is a rough one). {result['metrics']['train_s_per_fold']:.0f} s of training per fold.\n"
     )
-    return markdown(HEAD, rows) + note + _about(result)
+    return markdown(HEAD, rows) + note + origin(result)
 
 
 def _origins(rows: dict[str, Any]) -> str:
@@ -168,6 +155,24 @@ def sims_diagnosis() -> str:
     return markdown(["task", "link", "", "measured"], lines) + _origins(rows)
 
 
+def of_parts(result: str, make: Callable[[Parts, dict[str, Any]], Table]) -> str:
+    """A table that is made from some parts of a result (and its metrics); nothing when one of them was not made."""
+    content = read_result(result)
+    parts = Parts(content["parts"])
+    try:
+        table = make(parts, content["metrics"])
+    except MissingPartError:
+        return ""
+    if not table.rows:
+        return ""
+    return markdown(table.head, table.rows) + f"\n{table.note}\n" + origin(*(parts[name] for name in table.parts))
+
+
+def planner_table(make: Callable[[Parts, Rate], Table]) -> str:
+    """One of the planner's tables."""
+    return of_parts("planner", lambda parts, metrics: make(parts, rate))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo-success": demo_success,
     "demo-phases": demo_phases,
@@ -176,6 +181,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sims-distances": sims_distances,
     "sims-told": sims_told,
     "sims-diagnosis": sims_diagnosis,
+    **{name: partial(planner_table, make) for name, make in planner.TABLES.items()},
+    **{name: partial(of_parts, "chunking", make) for name, make in chunking.TABLES.items()},
 }
 
 
@@ -188,7 +195,8 @@ def _table(name: str) -> str:
     if name not in TABLES:
         raise one_of("table", name, TABLES)
     benchmark, _, _ = name.partition("-")
-    return f"\n{TABLES[name]()}\n" if (RESULTS / f"{benchmark}.json").is_file() else ""
+    table = TABLES[name]() if (RESULTS / f"{benchmark}.json").is_file() else ""
+    return f"\n{table}\n" if table else ""
 
 
 def pages() -> list[Path]:

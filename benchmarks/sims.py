@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import render
+from benchmarks.minimal_pairs import minimal_pairs
 from benchmarks.record import RESULTS, about, read_result, write_result
 from cli.stopping import stoppable
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
@@ -36,6 +37,7 @@ from sims.task import Task
 
 EPISODES = 300  # test pairs that a gate is judged on
 FAR_EPISODES = 40  # of each distance in steps
+MINIMAL_PAIRS = 60  # of sentences that differ in one word, for left/right and for up/down
 DIAGNOSED = 20  # dev pairs at which the search is taken apart
 DISTANCES = (25, 50, 75)  # steps of the environment
 FEWEST = 5  # actions: where a distance takes fewer, hardly anything moves on the way
@@ -100,6 +102,18 @@ def judge(
     return content
 
 
+def one_word(task: Task, checkpoint: Path, work: Path) -> dict[str, Any]:
+    """How often both of two sentences that differ in one word are followed, unless these weights were asked before."""
+    planner = load_planner(checkpoint, threads=1)
+    path = work / "evaluation" / f"minimal-pairs-{planner.card.fingerprint[:12]}.json"
+    if not path.is_file():
+        with contextlib.closing(task.open()) as simulation:
+            pairs = make_pairs(task, simulation, "test", 0, EPISODES, "text")
+            write_json_atomic(path, minimal_pairs(task, simulation, local_planner(planner), pairs, MINIMAL_PAIRS))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything about one task: the metrics, and what stands behind them."""
     checkpoint = train(task, recipe, work)
@@ -136,6 +150,8 @@ def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tupl
         summaries[kind] = result["summary"]
         metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"]["as told"]["end"]["value"]
         metrics[f"{kind}_random_success_end"] = result["summary"]["random"]["success"]["as told"]["end"]["value"]
+    told_apart = one_word(task, checkpoint, work) if "text" in recipe.told else {}
+    metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in told_apart.items()}
     behind = {
         **about(f"python -m benchmarks.sims {task.name}"),
         "recipe": asdict(recipe),
@@ -149,6 +165,7 @@ def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tupl
         "excluded": standard["excluded"],
         "comparisons": standard["comparisons"],
         "summary": summaries,
+        "minimal_pairs": told_apart,
         "diagnosis": diagnosis(task, checkpoint, work),
     }
     return metrics, behind

@@ -14,7 +14,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 with stoppable():  # this takes half a second, long enough for a Ctrl-C
     import typer
 
-    from cli import calibrate, data, diagnose, doctor, evaluate, models, serve, sims, train, viz
+    from cli import bench, calibrate, data, diagnose, doctor, evaluate, models, serve, sims, train, viz
     from hnet_vjepa.errors import UserError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("models")(models.models)
 app.command("export")(models.export)
 app.command("doctor")(doctor.doctor)
+app.command("bench", context_settings=bench.ALL_WORDS)(bench.bench)
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 ::
 
     weights.safetensors   all modules
+    familiarity.safetensors   which pictures are like those of the training, once the phase 'action' is done
     config.json           Config
     robot.json            camera, action spec with normalisation, labels
     manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
@@ -28,10 +29,12 @@ from torch import Tensor
 from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA, Robot
+from hnet_vjepa.planning.familiarity import Familiarity, load_familiarity, save_familiarity
 from hnet_vjepa.planning.success import SuccessCurve
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
 FORMAT = 1
+FAMILIARITY = "familiarity.safetensors"
 ADDED = (
     "words",
     "left_out",
@@ -92,6 +95,7 @@ class Checkpoint:
     path: Path
     model: HNetVJEPA
     manifest: Manifest
+    familiarity: Familiarity | None = None  # None: it can not say which pictures are familiar
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +104,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: Path, model: HNetVJEPA, manifest: Manifest, weights: Mapping[str, Tensor] | None = None
+    path: Path,
+    model: HNetVJEPA,
+    manifest: Manifest,
+    weights: Mapping[str, Tensor] | None = None,
+    familiarity: Familiarity | None = None,
 ) -> None:
     """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full.
 
@@ -110,6 +118,8 @@ def save_checkpoint(
         written = model.state_dict() if weights is None else weights
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in written.items()})
         (folder / "weights.safetensors").write_bytes(content)
+        if familiarity is not None:
+            save_familiarity(folder / FAMILIARITY, familiarity)
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -159,7 +169,8 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
     """Load a checkpoint. Raises UserError naming the file when one is missing, truncated or altered."""
     path = Path(path)
     manifest = read_manifest(path)
-    for name in ("weights.safetensors", "config.json", "robot.json"):
+    known = (FAMILIARITY,) if FAMILIARITY in manifest.files else ()
+    for name in ("weights.safetensors", "config.json", "robot.json", *known):
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing; the checkpoint is incomplete")
         if manifest.files.get(name) != sha256(path / name):
@@ -173,9 +184,10 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
         model = HNetVJEPA(config, robot)
         fresh = {name: tensor for name, tensor in model.state_dict().items() if manifest.lacks(name)}
         model.load_state_dict({**fresh, **weights})  # half precision becomes float32 here
-    except (ValidationError, SafetensorError, RuntimeError) as error:
+        familiarity = load_familiarity(path / FAMILIARITY) if known else None
+    except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} does not fit this version: {' '.join(str(error).split())[:300]}") from error
-    return Checkpoint(path, model.to(device).eval(), manifest)
+    return Checkpoint(path, model.to(device).eval(), manifest, familiarity)
 
 
 def load_matching(model: HNetVJEPA, source: Checkpoint) -> list[str]:

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hnet_vjepa.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.checkpoint import FAMILIARITY, load_checkpoint, read_manifest, save_checkpoint
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.errors import UserError
 
 TRAINING_ONLY = ("target", "predictor", "dechunker")
 HEADS: dict[PhaseName, tuple[str, ...]] = {"language": ("text", "projector"), "probe": ("probe",)}
-FILES = ("weights.safetensors", "config.json", "robot.json", "manifest.json")
+FILES = ("weights.safetensors", FAMILIARITY, "config.json", "robot.json", "manifest.json")
 BESIDE = ("CARD.md", "results.json")  # what ``python -m benchmarks.cards`` writes beside an exported checkpoint
 # Rounding to 11 bits changes a tensor by about 0.0003 of its length; more means numbers too small or large for it.
 HARMLESS = 1e-3
@@ -39,7 +39,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})
     weights = {n: stored(tensor) for n, tensor in loaded.model.state_dict().items() if not manifest.lacks(n)}
-    save_checkpoint(out, loaded.model, manifest, weights)
+    save_checkpoint(out, loaded.model, manifest, weights, loaded.familiarity)
     return out
 
 
@@ -54,7 +54,7 @@ def stored(tensor: Tensor) -> Tensor:
 
 def size(path: Path) -> int:
     """Bytes of a checkpoint's files."""
-    return sum((path / name).stat().st_size for name in FILES)
+    return sum((path / name).stat().st_size for name in FILES if (path / name).is_file())
 
 
 def _refuse_to_overwrite(out: Path) -> None:

@@ -21,7 +21,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.models.text import split_words
-from hnet_vjepa.planning.calibration import measure_reached
+from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import check_data, finish, train
 from hnet_vjepa.trainers.language_align import Language
@@ -153,9 +153,11 @@ def _train_phase(
         )
         kept = tuple(r for r in manifest.phases if r.phase not in UNDONE_BY[name])
         manifest = Manifest(phases=(*kept, record), versions=versions(), words=_words(name, manifest, kept, store))
+        familiarity = None
         if "action" in manifest.trained():
             manifest = manifest.model_copy(update=measure_reached(model, store, manifest.trained()))
-        save_checkpoint(target, model, manifest)
+            familiarity = measure_familiarity(model, store)
+        save_checkpoint(target, model, manifest, familiarity=familiarity)
         _write_pipeline(work_dir, settings, record)
         finish(work_dir / f"{name}.run")
     _wait()

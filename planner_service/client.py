@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, LatentGoal, ModelCard, SearchSettings, TextGoal
+from hnet_vjepa.planning.protocols import (
+    Goal,
+    ImageGoal,
+    LabelGoal,
+    LatentGoal,
+    ModelCard,
+    Picture,
+    SearchSettings,
+    TextGoal,
+)
 from planner_service.images import encode_image
 from planner_service.problems import Problem
 from planner_service.schemas import PlanResponse
@@ -51,6 +60,7 @@ class PlanReply:
     state: NDArray[np.float32] | None  # S x d, for a LatentGoal, when it was asked for
     warnings: tuple[str, ...] = ()  # why the plan may not be what was meant
     success_probability: float | None = None  # of standing at the goal when the plan ends; None: not calibrated
+    unfamiliar: tuple[Picture, ...] | None = None  # pictures unlike those of the training; None: not known
 
 
 class PlannerClient:
@@ -122,6 +132,7 @@ class PlannerClient:
             energy_now=reply.energy_now,
             reached=reply.reached,
             success_probability=reply.success_probability,
+            unfamiliar=None if reply.unfamiliar is None else tuple(reply.unfamiliar),
             iterations=reply.iterations,
             deadline_met=reply.deadline_met,
             timing_ms={**reply.timing_ms.model_dump(), "round_trip": round_trip},

@@ -78,6 +78,7 @@ def to_response(
         energy_now=result.energy_now,
         reached=result.reached,
         success_probability=result.success,
+        unfamiliar=None if result.unfamiliar is None else list(result.unfamiliar),
         iterations=result.iterations,
         deadline_met=request.deadline_ms is None or timing.total <= request.deadline_ms,
         timing_ms=timing,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hnet_vjepa.planning.protocols import Picture
 from planner_service.images import MAX_IMAGE_CHARS, encode_image
 
 MAX_FRAMES = 64
@@ -162,6 +163,11 @@ class PlanResponse(BaseModel):
         None,
         description="Of standing at the goal once as many actions are done as the plan has, planning anew before each; "
         "null where the checkpoint was not calibrated for it (`hnet calibrate`): other kinds of goals, other horizons.",
+    )
+    unfamiliar: list[Picture] | None = Field(
+        None,
+        description="Which pictures are unlike all that the model was trained on: `frames` (the last of them), `goal`, "
+        "or none. A plan from or to such a picture may mean nothing; a goal may be out of reach. null: not known.",
     )
     iterations: int = Field(description="Rounds of the search that were run.")
     deadline_met: bool = Field(description="The answer was ready before the deadline; true when there was none.")

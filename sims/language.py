@@ -6,6 +6,7 @@ away from the camera. Positions are first scaled so that the workspace spans -1 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,3 +125,14 @@ def goal_text(place: Placement, rng: np.random.Generator, subject: str = "grippe
 def _about(sentence: str, subject: str) -> str:
     """The same sentence about another subject. Templates speak of a gripper, and of it as a hand."""
     return sentence if subject == "gripper" else sentence.replace("gripper", subject).replace("hand", subject)
+
+
+OPPOSITES = {
+    "across": {"left": "right", "right": "left"},
+    "along": {"upper": "lower", "lower": "upper", "top": "bottom", "bottom": "top", "high": "low", "low": "high"},
+}
+
+
+def opposite(words: str, axis: str) -> str:
+    """The same sentence or label with left and right (``axis`` "across") or up and down ("along") exchanged."""
+    return re.sub(r"[a-z]+", lambda word: OPPOSITES[axis].get(word[0], word[0]), words)

@@ -1,20 +1,25 @@
-"""What the planner must know of the energies' scale: when a goal counts as reached."""
+"""What the planner must know besides the weights: when a goal counts as reached, and which pictures are familiar."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from hnet_vjepa.config import PhaseName
-from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.planning.familiarity import Familiarity, describe
 from hnet_vjepa.planning.objectives import state_energy
 from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05
 TEXT_QUANTILE = 0.05
+PICTURES = 2000  # that say what is familiar
+SHRINKAGE = 0.1  # added to every variance of their features, in shares of the variance itself
+FAMILIAR_QUANTILE = 0.99  # of held-out pictures are taken for familiar
 
 
 def measure_reached(model: HNetVJEPA, store: EpisodeStore, trained: Sequence[PhaseName]) -> dict[str, float | None]:
@@ -43,7 +48,7 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
 
 @torch.no_grad()
 def reached_text_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
-    """The energy below which a sentence counts as true: that of the nearest twentieth of clips and what was said of them.
+    """The energy below which a sentence counts as true: that of the nearest twentieth of clips and their captions.
 
     What is said of a place holds in a whole region; only well inside it has the robot surely arrived.
     """
@@ -54,3 +59,20 @@ def reached_text_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
             if sentences:
                 energies.append(text_energy(row, model.text.encode(sentences)))
     return float(torch.cat(energies).quantile(TEXT_QUANTILE))
+
+
+@torch.no_grad()
+def measure_familiarity(model: HNetVJEPA, store: EpisodeStore) -> Familiarity:
+    """Fit the Gaussian to training pictures and the limit to held-out ones."""
+
+    def seen(split: Split) -> Tensor:
+        batches = clip_batches(model, store, split, 1, limit=PICTURES)
+        return torch.cat([describe(model.backbone(batch.video).cells[:, 0]).cpu() for batch in batches]).double()
+
+    known = seen("train")
+    mean, scale = known.mean(0), known.std(0, unbiased=False).clamp(min=1e-6)
+    normal = (known - mean) / scale  # N x F
+    covariance = normal.T @ normal / len(normal) + SHRINKAGE * torch.eye(len(mean), dtype=torch.float64)
+    whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / scale[:, None]
+    held_out = torch.linalg.vector_norm((seen("held_out") - mean) @ whiten, dim=-1)
+    return Familiarity(mean.float(), whiten.float(), float(held_out.quantile(FAMILIAR_QUANTILE)))

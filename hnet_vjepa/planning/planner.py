@@ -28,6 +28,7 @@ from hnet_vjepa.planning.protocols import (
     LabelGoal,
     LatentGoal,
     ModelCard,
+    Picture,
     PlanQuery,
     PlanResult,
     SearchSettings,
@@ -36,6 +37,10 @@ from hnet_vjepa.planning.protocols import (
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 
+STRANGE: dict[Picture, str] = {
+    "frames": "the last frame is unlike all that the model was trained on; the plan may mean nothing",
+    "goal": "the goal picture is unlike all that the model was trained on; it may be out of reach",
+}
 LARGEST = 1e6  # of a stored state's numbers; those of pictures are of the order of 1
 
 
@@ -47,6 +52,7 @@ class _Present:
     before: Tensor  # B x S x d
     mask: Tensor  # B x S, True = slot that holds nothing
     acted: Tensor  # B x A, normalised
+    strange: Tensor  # B, True = the last frame is unlike those of the training; all false where that is not known
 
 
 class WorldModelPlanner:
@@ -63,7 +69,8 @@ class WorldModelPlanner:
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
         self._words, self._success = frozenset(manifest.words), manifest.success
-        self._pictures: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
+        self._pictures: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
+        self._familiarity = checkpoint.familiarity
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
@@ -133,7 +140,7 @@ class WorldModelPlanner:
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            actions = found.actions[i]
+            actions, unfamiliar = found.actions[i], self._unfamiliar(query.goal, bool(now.strange[i]))
             if reached[i]:
                 hold = self._hold(query).expand_as(actions)
                 actions = self._limits.project(hold[None, None], self._from_model(now.acted[i : i + 1]))[0, 0]
@@ -147,7 +154,8 @@ class WorldModelPlanner:
                     state=now.state[i].numpy(),
                     success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
                     timing_ms=timing,
-                    warnings=_unknown_words(query.goal, self._words),
+                    unfamiliar=unfamiliar,
+                    warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
                 )
             )
         return results
@@ -193,12 +201,20 @@ class WorldModelPlanner:
         """Where the robots are, of the last ``frames`` frames of each query."""
         if self._model.backbone.encoder.history == 0:  # then a state is that of its frame alone
             seen = self._states_of([frame for q in queries for frame in q.frames[-frames:][-2:]])
-            states, masks = (x.unflatten(0, (len(queries), -1)) for x in seen)
+            states, masks, strange = (x.unflatten(0, (len(queries), -1)) for x in seen)
         else:
-            states, masks = self._model.states(normalise_frames(np.stack([q.frames[-frames:] for q in queries])))
+            states, masks, strange = self._see(np.stack([q.frames[-frames:] for q in queries]))
         past = max(0, states.shape[1] - 2)  # a single frame is taken to be at rest
         acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))
-        return _Present(states[:, -1], states[:, past], masks[:, -1], acted)
+        return _Present(states[:, -1], states[:, past], masks[:, -1], acted, strange[:, -1])
+
+    def _see(self, clips: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B x T x S x d), masks (B x T x S) and what is strange (B x T) of clips B x T x H x W x 3."""
+        chunks = self._model.backbone(normalise_frames(clips))
+        strange = torch.zeros(chunks.mask.shape[:2], dtype=torch.bool)
+        if self._familiarity is not None:
+            strange = self._familiarity.strange(chunks.cells)
+        return self._model.world_model.readout(chunks.tokens).float(), chunks.mask, strange
 
     def _proposer(self, now: _Present, goal: Tensor) -> Propose:
         """Candidates that follow the learnt proposal to goal states B x S x d."""
@@ -238,23 +254,32 @@ class WorldModelPlanner:
         if isinstance(goal, LatentGoal):
             return torch.from_numpy(goal.state), mask
         assert isinstance(goal, ImageGoal)
-        states, masks = self._states_of([goal.frame])
+        states, masks, _ = self._states_of([goal.frame])
         return states[0], masks[0]
 
-    def _states_of(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        """States (N x S x d) and masks (N x S) of single pictures; each is encoded once and remembered."""
+    def _states_of(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
+        """States (N x S x d), masks (N x S) and what is strange (N) of single pictures; each is encoded only once."""
         keys = [picture.tobytes() for picture in pictures]
         new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._pictures}
         if new:
-            states, masks = self._model.states(normalise_frames(np.stack(list(new.values()))[:, None]))
-            self._pictures.update(zip(new, zip(states[:, 0], masks[:, 0], strict=True), strict=True))
-        seen = [self._pictures[key] for key in keys]
+            seen = self._see(np.stack(list(new.values()))[:, None])
+            self._pictures.update(zip(new, zip(*(x[:, 0] for x in seen), strict=True), strict=True))
+        known = [self._pictures[key] for key in keys]
         for key in keys:
             self._pictures.move_to_end(key)
         while len(self._pictures) > REMEMBERED_PICTURES:
             self._pictures.popitem(last=False)
-        states, masks = (torch.stack(parts) for parts in zip(*seen, strict=True))
-        return states, masks
+        states, masks, strange = (torch.stack(parts) for parts in zip(*known, strict=True))
+        return states, masks, strange
+
+    def _unfamiliar(self, goal: Goal, now: bool) -> tuple[Picture, ...] | None:
+        """Which pictures of a query are unlike those of the training; None where that is not known."""
+        if self._familiarity is None:
+            return None
+        strange: list[Picture] = ["frames"] if now else []
+        if isinstance(goal, ImageGoal) and bool(self._states_of([goal.frame])[2][0]):
+            strange.append("goal")
+        return tuple(strange)
 
     def _hold(self, query: PlanQuery) -> Tensor:
         """The action that keeps the robot as it is: A in -1..1. Changes are zero; commands (a gripper's) stay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ class LatentGoal:
 
     state: NDArray[np.float32]
 
+
+Picture = Literal["frames", "goal"]
+"""A picture of a query: the last of its frames, or that of its goal."""
 
 Goal = ImageGoal | TextGoal | LabelGoal | LatentGoal
 
@@ -79,6 +82,7 @@ class PlanResult:
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
     warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant
     success: float | None = None  # probability of standing at the goal when the plan ends; None where not calibrated
+    unfamiliar: tuple[Picture, ...] | None = None  # pictures unlike those of the training; None where that is not known
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def start(box: Box, simulation: Simulation, rng: np.random.Generator) -> None:
 def data_policy(route: Route, goals: Box, rng: np.random.Generator) -> Controller:
     """Return a controller that wanders between random waypoints at changing speeds, with noise, and sometimes rests.
 
-    Half of the waypoints are near the goals. Where the route leads over a wall, every second way is straight, whatever is
-    in between, and lower: a model that has seldom seen a hand held up imagines that it goes through (with one way in
+    Half of the waypoints are near the goals. Where the route leads over a wall, every second way is straight and lower,
+    whatever is in between: a model that has seldom seen a hand held up imagines that it goes through (with one way in
     four, 6 of 30 dev episodes ended with the hand pressed against the wall, at y = 0.785 m).
     """
     waypoint: Point = np.zeros(3)

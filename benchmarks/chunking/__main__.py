@@ -1,0 +1,52 @@
+"""The chunk encoder: how fast it is, what chunks are worth, and whether their number follows content.
+
+``python -m benchmarks.chunking`` makes two parts of ``benchmarks/results/chunking.json``, "speed" (about 8 minutes on
+two cores, which must have nothing else to do) and "study" (48 trainings: hours; goes on where it was). ``--part NAME``
+makes one part alone, and what follows its name is for that part: ``--part counts VIDEO...`` is another spelling of
+``python -m benchmarks.chunking.counts VIDEO...``, which counts the chunks of clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks import render
+from benchmarks.chunking import counts, speed, study
+from cli.stopping import stoppable
+from hnet_vjepa.errors import UserError, one_of
+
+PARTS: dict[str, Callable[[Sequence[str]], None]] = {"speed": speed.main, "study": study.main, "counts": counts.main}
+DEFAULT = ("speed", "study")  # those that need nothing from outside
+
+
+@stoppable()
+def main() -> None:
+    """Make the part that is asked for, or those that need no arguments; then fill in the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chunking",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--part", help=f"one of: {', '.join(PARTS)}")
+    options, words = parser.parse_known_args()
+    try:
+        if options.part is None:
+            if words:
+                raise UserError(f"'{words[0]}' is for one part: name it with --part")
+            for name in DEFAULT:
+                PARTS[name]([])
+        elif options.part not in PARTS:
+            raise one_of("part", options.part, PARTS)
+        else:
+            PARTS[options.part](words)
+    except UserError as error:
+        print(f"chunking: {error}", file=sys.stderr)
+        sys.exit(2)
+    render.main()
+
+
+if __name__ == "__main__":
+    main()

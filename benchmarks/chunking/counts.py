@@ -1,0 +1,214 @@
+"""Whether the number of chunks follows content: chunks per frame on real and simulated clips, of every model here.
+
+``python -m benchmarks.chunking.counts VIDEO...`` counts what ``hnet viz chunks`` films. Beside the clips stand
+controls: a picture of one grey, which has no content, and noise; and every clip *held*, each window's first frame
+repeated, so that nothing moves in it. ``--budgeted`` names checkpoints that were trained with
+``model.backbone.routing.tokens``, which joins chunks where little is lost by it; without it every prototype that wins a
+cell is a chunk. Written under "counts" in ``benchmarks/results/chunking.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.record import merge_result
+from hnet_vjepa import zoo
+from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
+from hnet_vjepa.data.batch import normalise_frames
+from hnet_vjepa.data.footage import episode_footage, video_footage
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.video import Size, fit
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.vjepa.vit import HNetViT
+from sims.collect import collect
+from sims.statistics import spearman
+
+COMMAND = "python -m benchmarks.chunking.counts"
+FRAMES = 120  # of a clip, from the first
+WINDOW = 8  # frames that are routed together where motion counts
+EPISODES, SEED = 4, 1  # of each robot; no model was trained on that seed
+PLAIN, NOISE = "one grey", "noise"
+
+Frames = NDArray[np.uint8]  # T x H x W x 3
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Chunks per frame, over all frames of a clip."""
+
+    least: int
+    median: float
+    most: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one clip."""
+
+    model: str
+    budgeted: bool
+    clip: str
+    detail: float
+    motion: float
+    counts: Counts
+    moving: float  # mean chunks of a window of WINDOW frames
+    held: float  # the same when nothing moves in it
+
+
+def detail(frames: Frames) -> NDArray[np.float64]:
+    """How much is to be seen in each frame: mean difference of neighbouring pixels (0 to 1). T x H x W x 3 -> T."""
+    pixels = frames.astype(np.float64) / 255
+    down, right = (np.abs(np.diff(pixels, axis=axis)).mean((1, 2, 3)) for axis in (1, 2))
+    return np.asarray((down + right) / 2)
+
+
+def motion(frames: Frames) -> float:
+    """How much changes from frame to frame: mean difference of a pixel and the one after it (0 to 1)."""
+    return float(np.abs(np.diff(frames.astype(np.float64) / 255, axis=0)).mean()) if len(frames) > 1 else 0.0
+
+
+def hold(frames: Frames, window: int) -> Frames:
+    """The same number of frames, but each window's first one repeated until the next window."""
+    return frames[np.arange(len(frames)) // window * window]
+
+
+@torch.no_grad()
+def live_chunks(backbone: HNetViT, frames: Frames, window: int) -> NDArray[np.int64]:
+    """How many chunks each window of a clip has, T x H x W x 3 -> T / window; frames that fill none are left out."""
+    whole = len(frames) // window * window
+    chunks = backbone(normalise_frames(frames[:whole])[None], window=window)
+    return np.asarray((~chunks.chunk_mask[0]).sum(-1).cpu().numpy())
+
+
+def measure(model: str, budgeted: bool, backbone: HNetViT, clips: Mapping[str, Frames]) -> list[Row]:
+    """Rows of one model on all clips."""
+    rows = []
+    for name, frames in clips.items():
+        found = live_chunks(backbone, frames, 1)
+        rows.append(
+            Row(
+                model=model,
+                budgeted=budgeted,
+                clip=name,
+                detail=float(detail(frames).mean()),
+                motion=motion(frames),
+                counts=Counts(int(found.min()), float(np.median(found)), int(found.max()), float(found.mean())),
+                moving=float(live_chunks(backbone, frames, WINDOW).mean()),
+                held=float(live_chunks(backbone, hold(frames, WINDOW), WINDOW).mean()),
+            )
+        )
+    return rows
+
+
+def metrics(rows: Sequence[Row], real: Sequence[str]) -> dict[str, float]:
+    """Means over the models that come along; with ``_budgeted`` at the end, over those trained with a budget.
+
+    ``still_over_busy_chunks``: chunks of the ``real`` clips when they are held, over those when they move.
+    ``plain_over_busy_chunks``: chunks of one grey over those of the real clips.
+    ``chunks_follow_detail``: rank correlation over all clips of chunks with how much is to be seen.
+    """
+    found: dict[str, float] = {}
+    for budgeted in sorted({row.budgeted for row in rows}):
+        names = dict.fromkeys(row.model for row in rows if row.budgeted == budgeted)
+        models = [{row.clip: row for row in rows if row.model == name} for name in names]
+        still = [sum(m[c].held for c in real) / sum(m[c].moving for c in real) for m in models]
+        plain = [m[PLAIN].counts.mean / float(np.mean([m[c].counts.mean for c in real])) for m in models]
+        follows = [spearman([r.detail for r in m.values()], [r.counts.mean for r in m.values()]) for m in models]
+        end = "_budgeted" if budgeted else ""
+        found[f"still_over_busy_chunks{end}"] = float(np.mean(still))
+        found[f"plain_over_busy_chunks{end}"] = float(np.mean(plain))
+        # Where all clips have as many chunks there is no order to correlate, and nothing was followed.
+        found[f"chunks_follow_detail{end}"] = float(np.mean([0.0 if math.isnan(f) else f for f in follows]))
+    return found
+
+
+def real_clips(videos: list[Path], size: Size) -> dict[str, Frames]:
+    """The first frames of each video as a camera of that size would have seen them, by the file's name."""
+    return {v.stem: np.stack([fit(p, size) for p in video_footage(v, FRAMES).pictures()]) for v in videos}
+
+
+def robot_clip(store: EpisodeStore, size: Size) -> Frames:
+    """Whole windows of every episode, one after another, so that no window spans two."""
+    parts = [
+        np.stack(
+            [fit(picture, size) for picture in episode_footage(store, e.index, len(e) // WINDOW * WINDOW).pictures()]
+        )
+        for e in store.episodes
+    ]
+    return np.concatenate(parts)
+
+
+def controls(size: Size) -> dict[str, Frames]:
+    """A clip without content, and one with nothing else."""
+    shape = (2 * WINDOW, *size, 3)
+    random = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    return {PLAIN: np.full(shape, 128, np.uint8), NOISE: random}
+
+
+def checkpoints(budgeted: Sequence[Path]) -> dict[str, Path]:
+    """Models to count with, by the name they get in the result: those that come along, then these.
+
+    Raises UserError when one of ``budgeted`` is no checkpoint, or was trained without a budget.
+    """
+    found = {name: zoo.path(name) for name in zoo.names()}
+    for path in budgeted:
+        if load_checkpoint(path).model.config.model.backbone.routing.tokens is None:
+            raise UserError(f"{path} was trained without model.backbone.routing.tokens")
+        found["/".join(path.parts[-3:])] = path
+    return found
+
+
+def main(words: Sequence[str]) -> None:
+    """Count, write, print, as the words of the command line say. Raises UserError for what is wrong."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Count the chunks of clips.")
+    parser.add_argument("videos", type=Path, nargs="+", help="real clips of any size")
+    parser.add_argument("--budgeted", type=Path, nargs="*", default=[], help="checkpoints trained with routing.tokens")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    models = checkpoints(options.budgeted)
+    manifests = {name: read_manifest(path) for name, path in models.items()}
+    tasks = sorted({manifest.phases[-1].data for manifest in manifests.values()})
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {task: EpisodeStore(collect(task, EPISODES, SEED, Path(folder) / task, 1)) for task in tasks}
+        for name, path in models.items():
+            model = load_checkpoint(path).model
+            size = (model.robot.camera.height, model.robot.camera.width)
+            clips = real_clips(options.videos, size)
+            clips |= {task: robot_clip(store, size) for task, store in stores.items()} | controls(size)
+            rows += measure(name, path in options.budgeted, model.backbone, clips)
+    found = metrics(rows, [video.stem for video in options.videos])
+    settings = {
+        "frames": FRAMES,
+        "window": WINDOW,
+        "episodes": EPISODES,
+        "seed": SEED,
+        "weights": {name: manifest.fingerprint for name, manifest in manifests.items()},
+    }
+    command = f"{COMMAND} {' '.join(video.name for video in options.videos)}"
+    if options.budgeted:
+        command += f" --budgeted {' '.join(name for name in models if models[name] in options.budgeted)}"
+    print(merge_result("chunking", "counts", command, settings, found, rows=[asdict(row) for row in rows]))
+    for row in rows:
+        shown = f"{row.counts.least} to {row.counts.most}, median {row.counts.median:g}"
+        print(f"{row.model:32}{row.clip:22}{row.detail:.3f}  {shown:28}{row.moving:5.1f} moving {row.held:5.1f} held")
+    print(found)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"chunk counts: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,48 @@
+"""Sentences that differ in one word: from the same start, does the robot go left for "left" and right for "right"?
+
+Only goals that name the direction count, and only where neither of the two sentences is true already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hnet_vjepa.planning.protocols import TextGoal
+from sims.evaluate import play
+from sims.language import OPPOSITES, opposite
+from sims.policies import Policy
+from sims.protocol import Pair, fulfils
+from sims.statistics import wilson
+from sims.task import Simulation, Task
+
+
+def mirrored(task: Task, pairs: Sequence[Pair], axis: str) -> list[tuple[Pair, Pair]]:
+    """Text pairs that name a direction along ``axis``, each with the one that asks for the opposite."""
+    found = []
+    for pair in pairs:
+        if not isinstance(pair.goal, TextGoal) or opposite(pair.goal.text, axis) == pair.goal.text:
+            continue
+        required = tuple(opposite(label, axis) for label in pair.required)
+        other = replace(pair, goal=TextGoal(opposite(pair.goal.text, axis)), required=required)
+        if not fulfils(task, pair.start_state, required):
+            found.append((pair, other))
+    return found
+
+
+def minimal_pairs(
+    task: Task, simulation: Simulation, planner: Policy, pairs: Sequence[Pair], most: int
+) -> dict[str, dict[str, Any]]:
+    """For left/right and up/down: of up to ``most`` pairs of sentences, how often both were followed, and each side."""
+    results: dict[str, dict[str, Any]] = {}
+    for axis, name in zip(OPPOSITES, ("left_right", "up_down"), strict=True):
+        both = mirrored(task, pairs, axis)[:most]
+        asked = [pair for two in both for pair in two]
+        done = [r.end(0) for r in play(task, simulation, planner, asked, task.evaluation_steps).rollouts]
+        followed = [first and second for first, second in zip(done[::2], done[1::2], strict=True)]
+        results[name] = {
+            "both": {**vars(wilson(sum(followed), len(followed))), "value": sum(followed) / len(followed)},
+            "either": {**vars(wilson(sum(done), len(done))), "value": sum(done) / len(done)},
+        }
+    return results

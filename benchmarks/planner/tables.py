@@ -1,0 +1,203 @@
+"""The planner's tables for the docs, from ``benchmarks/results/planner.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.table import Rate, Table
+from sims.evaluate import in_unit, shown_in
+
+
+def latency(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Wall and CPU time of a plan, ours and the peer's."""
+    part = parts["latency"]
+    rows = []
+    for row in part["rows"]:
+        wall = " / ".join(_ms(row["wall_ms"][q]) for q in ("p50", "p95", "p99"))
+        inside = [_ms(row[key]["p50"]) if key in row else "–" for key in ("encode_ms", "search_ms")]
+        rows.append([row["who"], str(row["threads"]), wall, *inside, f"{row['cpu_s']:.3g}", str(row["plans"])])
+    peer = part["settings"]["peer"]
+    search = part["settings"]["search"]
+    note = (
+        f"The planner searches {_search(search)}. The peer is a network of LeWM's size ({peer['parameters'] / 1e6:.1f} "
+        f"million parameters; {peer['origin']}) under plain CEM with {peer['candidates']} candidates, "
+        f"{' or '.join(map(str, peer['iterations']))} iterations and {peer['horizon']} blocks of {peer['block']} "
+        "actions; only its cost means something."
+    )
+    head = ["", "threads", "ms p50 / p95 / p99", "encode, p50", "search, p50", "CPU-seconds", "plans"]
+    return Table(head, rows, note, ("latency",))
+
+
+def episode(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """CPU-seconds per episode, ours and the peer's."""
+    part = parts["episode"]
+    ours, theirs = part["planner"]["cpu_s"] * part["plans"], part["peer"]["cpu_s"] * part["peer_plans"]
+    rows = [
+        [
+            "planner, every action planned anew",
+            f"{part['plans']:.0f}",
+            f"{part['planner']['cpu_s']:.3g}",
+            f"{ours:.3g}",
+            rate(part["success"]["end"]),
+        ],
+        [
+            "peer x10, a plan done without looking",
+            f"{part['peer_plans']}",
+            f"{part['peer']['cpu_s']:.3g}",
+            f"{theirs:.3g}",
+            "assumed to be the same",
+        ],
+    ]
+    settings = part["settings"]
+    note = (
+        f"{settings['pairs']} episodes of {part['steps']} steps, goals {settings['distance']} steps away, one thread: "
+        f"the peer costs {theirs / ours:.0f} times as much."
+    )
+    head = ["", "plans", "CPU-seconds per plan", "per episode", f"within {settings['tolerance']} at the end"]
+    return Table(head, rows, note, ("episode",))
+
+
+def pareto(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """The sweep, cheapest first."""
+    part = parts["pareto"]
+    settings = part["settings"]
+    rows = [
+        [
+            _search(row) + (" (default)" if row["default"] else ""),
+            "on the front" if row["front"] else "",
+            rate(row["success_end"]),
+            f"{shown_in(settings['unit'])[0] * row['final_distance']:.2g}",
+            _ms(row["wall_ms"]["p50"]),
+            f"{1e3 * row['cpu_s']:.1f}",
+        ]
+        for row in sorted(part["rows"], key=lambda row: float(row["cpu_s"]))
+    ]
+    note = f"{settings['pairs']} dev pairs of {settings['task']}, one thread, 95 % intervals in brackets."
+    within, away = f"within {settings['tolerance']} at the end", in_unit("ends away, median", settings["unit"])
+    head = ["candidates x iterations x horizon", "", within, away, "ms p50", "CPU ms"]
+    return Table(head, rows, note, ("pareto",))
+
+
+def ablation(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Every variant on every task, at the task's second criterion, with how it compares on the same pairs."""
+    names = tuple(name for name in parts if name.startswith("ablation-"))
+    rows = []
+    for name in names:
+        part = parts[name]
+        for i, (method, found) in enumerate(part["summary"].items()):
+            criterion = list(found["success"])[1]
+            compared = part["comparisons"].get(method)
+            cells = ["–", "–"]
+            if compared:
+                pair = compared["success_end"][criterion]
+                against = "" if compared["against"] == "planner" else f" (against '{compared['against']}')"
+                cells[0] = f"{-100 * pair['difference']:+.0f} points, p = {pair['p_value']:.2g}{against}"
+                cells[1] = f"{_signed(compared['further'], part['settings']['unit'])}"
+            rows.append(
+                [
+                    f"`{part['settings']['task']}`, within {criterion}" if i == 0 else "",
+                    method,
+                    rate(found["success"][criterion]["end"]),
+                    *cells,
+                ]
+            )
+    note = "Success at the end on dev pairs, one thread; comparisons are pair by pair (exact McNemar test)."
+    return Table(["", "method", "success", "against the planner", "ends further away by"], rows, note, names)
+
+
+def deadlines(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """How late the service is."""
+    part = parts["deadline"]
+    rows = [
+        [
+            f"{row['deadline_ms']:.0f} ms",
+            _search(row["search"]),
+            *(" / ".join(f"{row[who][q]:+.1f}" for q in ("p50", "p95", "p99")) for who in ("client_ms", "server_ms")),
+            f"{100 * row['met']:.1f} %",
+            f"{row['iterations']:.1f}",
+        ]
+        for row in part["rows"]
+    ]
+    asked = " or ".join(sorted({str(row["requests"]) for row in part["rows"]}))
+    note = (
+        f"{asked} requests each, one after another over a socket, for a search that takes longer; "
+        "milliseconds after the deadline, negative before it."
+    )
+    head = [
+        "deadline",
+        "search",
+        "seen by the client, p50 / p95 / p99",
+        "by the service",
+        "met, says the service",
+        "iterations",
+    ]
+    return Table(head, rows, note, ("deadline",))
+
+
+def memory(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Whether memory stays flat."""
+    part = parts["memory"]
+    plans = part["settings"]["plans"]
+    rows = [[str(count), f"{held:.0f}"] for count, held in zip(plans, part["rss_mb"], strict=True)]
+    growth = part["rss_mb"][-1] - part["rss_mb"][0]
+    note = f"Every plan has pictures and a goal never seen before; between the two {growth:+.1f} MiB."
+    return Table(["plans made", "memory held, MiB"], rows, note, ("memory",))
+
+
+def calibration(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Probabilities that came with plans, by tenths, beside how many of these plans reached the goal."""
+    part = parts["calibration"]
+    settings = part["settings"]
+    rows = [
+        [str(row["rollouts"]), f"{100 * row['said']:.0f} %", f"{100 * row['came_true']:.0f} %"]
+        for row in part["reliability"]
+    ]
+    factor, unit = shown_in(settings["unit"])
+    note = (
+        f"{sum(row['rollouts'] for row in part['reliability'])} plans of {settings['actions']} actions on "
+        f"{settings['split']} pairs of {settings['task']}, within {factor * settings['tolerance']:g} {unit}; the curve "
+        f"was fitted to {settings['fitted_to']}."
+    )
+    return Table(["plans", "probability, mean", "reached the goal"], rows, note, ("calibration",))
+
+
+def familiarity(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """How often pictures are called unfamiliar, those that are and those that are not."""
+    rows = [
+        [
+            row["kind"],
+            "yes" if row["strange"] else "no",
+            f"{100 * row['rate']:.0f} % ({100 * row['low']:.0f}–{100 * row['high']:.0f})",
+            str(row["pictures"]),
+        ]
+        for row in parts["familiarity"]["rows"]
+    ]
+    note = "Goal pictures of test pairs, as they are and made strange; 95 % Wilson intervals in brackets."
+    return Table(["goal pictures", "strange", "called unfamiliar", "pictures"], rows, note, ("familiarity",))
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
+    "planner-latency": latency,
+    "planner-episode": episode,
+    "planner-pareto": pareto,
+    "planner-ablation": ablation,
+    "planner-deadlines": deadlines,
+    "planner-memory": memory,
+    "planner-calibration": calibration,
+    "planner-familiarity": familiarity,
+}
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _search(search: Mapping[str, Any]) -> str:
+    return f"{search['candidates']} x {search['iterations']} x {search['horizon']}"
+
+
+def _signed(further: Mapping[str, float], unit: str) -> str:
+    factor, name = shown_in(unit)
+    low, middle, high = (factor * further[key] for key in ("low", "median", "high"))
+    return f"{middle:+.2g} {name} [{low:+.2g}, {high:+.2g}]"

@@ -1,0 +1,59 @@
+"""Sentences and their opposites."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from benchmarks.minimal_pairs import minimal_pairs, mirrored
+from hnet_vjepa.planning.protocols import TextGoal
+from sims.language import opposite, position_labels
+from sims.policies import Decision
+from sims.protocol import make_pairs
+from sims.tasks import fetch_reach
+
+TASK = fetch_reach.TASK
+
+
+@pytest.mark.parametrize(
+    ("said", "axis", "turned"),
+    [
+        ("reach the upper left corner", "across", "reach the upper right corner"),
+        ("reach the upper left corner", "along", "reach the lower left corner"),
+        ("go to the bottom, at the back", "along", "go to the top, at the back"),
+        ("reach the top centre", "along", "reach the bottom centre"),
+        ("go to the centre", "across", "go to the centre"),
+        ("high", "along", "low"),
+    ],
+)
+def test_only_the_direction_is_exchanged(said: str, axis: str, turned: str) -> None:
+    assert opposite(said, axis) == turned
+    assert opposite(opposite(said, axis), axis) == said
+
+
+class Leftist:
+    """Goes left whatever is said, knowing where things are."""
+
+    name = "leftist"
+
+    def begin(self, pair: object) -> object:
+        goal = fetch_reach.CENTRE - 0.11 * fetch_reach.VIEW.axes[0]
+        control = TASK.controller(goal.astype(np.float32))
+        return lambda seen: Decision(control(seen.state), False, None, {})
+
+
+def test_who_always_goes_left_follows_no_pair() -> None:
+    with contextlib.closing(fetch_reach.FetchReach()) as simulation:
+        pairs = make_pairs(TASK, simulation, "dev", 0, 30, "text")
+        both = mirrored(TASK, pairs, "across")
+        assert len(both) >= 5
+        for first, second in both:
+            assert isinstance(first.goal, TextGoal) and isinstance(second.goal, TextGoal)
+            assert {first.required[0], second.required[0]} == {"left", "right"}
+            assert first.required[1:] == second.required[1:]
+            assert not set(second.required) <= set(position_labels(TASK.place(first.start_state)))
+        found = minimal_pairs(TASK, simulation, Leftist(), pairs, 4)  # type: ignore[arg-type]
+    assert found["left_right"]["both"]["value"] == 0
+    assert found["left_right"]["both"]["trials"] == 4 and found["left_right"]["either"]["trials"] == 8
