@@ -486,7 +486,14 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
     held = Part({"plans": [10, 20]}, {}, {"rss_mb": [90.0, 91.0]})
     curve = {"task": "square", "split": "test", "tolerance": 0.03, "unit": "m", "actions": 3, "fitted_to": "9 others"}
     said = Part(curve, {}, {"reliability": [{"rollouts": 4, "said": 0.126, "came_true": 0.25}]})
-    made = {**parts, "deadline": Part({}, {}, {"rows": rows}), "memory": held, "calibration": said}
+    seen = {"kind": "noise", "strange": True, "rate": 0.975, "low": 0.9, "high": 1.0, "pictures": 40}
+    made = {
+        **parts,
+        "deadline": Part({}, {}, {"rows": rows}),
+        "memory": held,
+        "calibration": said,
+        "familiarity": Part({}, {}, {"rows": [seen]}),
+    }
     plain = {name: json.loads(json.dumps({"settings": p.settings, **p.behind})) for name, p in made.items()}
     tables = {name: table(plain, rate) for name, table in TABLES.items()}
     for name, table in tables.items():
@@ -497,6 +504,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
         ["15 ms", "8 x 2 x 3", "-1.0 / +0.5 / +2.0", "-2.0 / +0.0 / +1.0", "75.0 %", "1.5"]
     ]
     assert tables["planner-calibration"].rows == [["4", "13 %", "25 %"]]
+    assert tables["planner-familiarity"].rows == [["noise", "yes", "98 % (90–100)", "40"]]
     assert "4 plans of 3 actions on test pairs of square, within 3 cm;" in tables["planner-calibration"].note
     assert len(tables["planner-ablation"].rows) == 7
     assert tables["planner-ablation"].rows[-1][1:3] == ["scripted", "100 % (34–100)"]

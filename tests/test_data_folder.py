@@ -108,7 +108,8 @@ def test_robot_json_names_bounds_and_activates(tmp_path: Path) -> None:
     (root / "robot.json").write_text(json.dumps(robot))
     notes: list[str] = []
     store = quiet(root, tmp_path / "store", report=notes.append)
-    assert store.info.action.model_dump(exclude={"mean", "std"}) == {k: tuple(v) for k, v in robot.items()}
+    told = store.info.action.model_dump(exclude={"mean", "std"})
+    assert told == {k: tuple(v) for k, v in robot.items()} | {"rate": None, "l1": None}
     expected = np.stack([np.arange(T - 1), np.zeros(T - 1), np.ones(T - 1)], 1)
     np.testing.assert_array_equal(store.episodes[0].actions, expected)
     assert notes == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
+from hnet_vjepa.planning.planner import LARGEST, WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import (
     Goal,
     ImageGoal,
@@ -116,7 +116,7 @@ def frames() -> st.SearchStrategy[NDArray[np.uint8]]:
 
 def goals() -> st.SearchStrategy[Goal]:
     """Of every kind."""
-    numbers = st.floats(-(2.0**20), 2.0**20, width=32)
+    numbers = st.floats(-LARGEST, LARGEST, width=32)
     latent = st.lists(numbers, min_size=32, max_size=32).map(lambda x: np.array(x, np.float32).reshape(STATE))
     return st.one_of(
         frames().map(ImageGoal),
