@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.sims TASK...`` makes the rows of these tasks in ``benchmarks/results/sims.json`` anew and leaves
 the others; without a task it makes those that are missing. Whatever is finished in the work directory (episodes,
-phases, evaluations of the same weights) is not done again, so a run that was stopped goes on.
+phases, evaluations of the same weights) is not done again, so a run that was stopped goes on. ``--zoo`` judges the
+models that came along instead, which were trained by the same recipes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks import render
 from benchmarks.minimal_pairs import minimal_pairs
 from benchmarks.record import RESULTS, about, read_result, write_result
 from cli.stopping import stoppable
+from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.config import PHASES, PhaseName, load_config
 from hnet_vjepa.errors import UserError, one_of
@@ -63,6 +65,13 @@ RECIPES: dict[str, Recipe] = {
     "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
     "fetch-push": Recipe("fetch_push", 1500),
     "push-t": Recipe("push_t", 2000),
+    "meta-world-drawer-open": Recipe("meta_world_object"),
+    "meta-world-button-press": Recipe("meta_world_object"),
+    "meta-world-door-open": Recipe("meta_world_object"),
+    "meta-world-push": Recipe("meta_world_object", 1500),
+    "fetch-pick-and-place": Recipe("fetch_push", 1500),
+    "pusher": Recipe("fetch_push", 1000),
+    "panda-pick": Recipe("fetch_push", 1000),
 }
 
 
@@ -114,9 +123,10 @@ def one_word(task: Task, checkpoint: Path, work: Path) -> dict[str, Any]:
     return found
 
 
-def row(task: Task, recipe: Recipe, work: Path, episodes: int, far: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Everything about one task: the metrics, and what stands behind them."""
-    checkpoint = train(task, recipe, work)
+def row(
+    task: Task, recipe: Recipe, checkpoint: Path, work: Path, episodes: int, far: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything about one task's model: the metrics, and what stands behind them."""
     card, manifest = load_planner(checkpoint, threads=1).card, read_manifest(checkpoint)
     standard = judge(task, checkpoint, work, "image", None, episodes)
     main, floor, ceiling = (standard["summary"][name] for name in ("planner", "random", "scripted"))
@@ -195,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and judge a model on simulated robots, row by row.")
     parser.add_argument("task", nargs="*", help="which tasks; by default all that have no row yet")
     parser.add_argument("--work", type=Path, default=Path("outputs/sims"), help="episodes, models and evaluations")
+    parser.add_argument("--zoo", action="store_true", help="judge the models that came along; train nothing")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="test pairs")
     parser.add_argument("--far-episodes", type=int, default=FAR_EPISODES, help="test pairs of each distance in steps")
     options = parser.parse_args()
@@ -204,9 +215,9 @@ def main() -> None:
             if name not in RECIPES:
                 raise one_of("task", name, RECIPES)
         for name in wanted:
-            metrics, behind = row(
-                get_task(name), RECIPES[name], options.work / name, options.episodes, options.far_episodes
-            )
+            task, recipe, work = get_task(name), RECIPES[name], options.work / name
+            checkpoint = zoo.path(name) if options.zoo else train(task, recipe, work)
+            metrics, behind = row(task, recipe, checkpoint, work, options.episodes, options.far_episodes)
             before = known()  # another process may have made another row meanwhile
             path = write_result(
                 "sims",

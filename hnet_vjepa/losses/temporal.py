@@ -18,9 +18,10 @@ def temporal_distance_loss(embedded: Tensor) -> Tensor:
     step   = mean over neighbours in time of max(0, d - 1)^2
     loss   = (spread + 100 step) / 100
     """
-    points = embedded.float().flatten(0, 1)  # (B*T) x E
-    squared = (points[:, None] - points[None]).square().sum(-1)
-    apart = (squared + 1e-6).sqrt()  # the diagonal would have no gradient
-    spread = (F.softplus(SOFTNESS * (FAR - apart)) / SOFTNESS).mean()
+    points = embedded.float().flatten(0, 1)  # N x E, N = B*T
+    apart = F.pdist(points)  # N (N - 1) / 2, every pair once
+    itself = F.softplus(points.new_tensor(SOFTNESS * FAR))  # N pairs of a state with itself, which nothing can move
+    pushed = 2 * F.softplus(SOFTNESS * (FAR - apart)).sum() + len(points) * itself
+    spread = pushed / SOFTNESS / len(points) ** 2
     step = torch.linalg.vector_norm(embedded.float().diff(dim=1), dim=-1)  # B x (T - 1)
     return (spread + TIGHTNESS * F.relu(step - 1).square().mean()) / TIGHTNESS
