@@ -58,7 +58,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "fetch-reach": Recipe("fetch_reach", 1000, PHASES, ("text", "label")),
-    "reacher": Recipe("reacher"),
+    "reacher": Recipe("reacher", 2400),
     "point-maze": Recipe("point_maze"),
     "two-room": Recipe("two_room", 700),
     "meta-world-reach": Recipe("meta_world_reach"),

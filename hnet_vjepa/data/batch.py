@@ -22,10 +22,13 @@ PIXEL_STD = 0.5
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips of T frames. ``keys`` names each draw, for choices that must depend on the sample alone."""
+    """B clips of T frames. ``keys`` names each draw, for choices that must depend on the sample alone.
 
-    video: Tensor  # B x T x H x W x 3, float, normalised
-    later: Tensor  # B x H x W x 3, a frame of the rest of each clip's episode: what was reached in the end
+    ``video`` and ``later`` are pictures or, where the backbone does not learn, its tokens of them (S x D each).
+    """
+
+    video: Tensor  # B x T x H x W x 3, float, normalised; or B x T x S x D
+    later: Tensor  # B x H x W x 3 or B x S x D, a frame of the rest of each clip's episode: what was reached in the end
     actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
     captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
     labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
@@ -61,6 +64,8 @@ class ClipSampler:
     Epoch e visits every clip once, in an order that depends on (seed, e) alone, so that a resumed run and a run on
     another number of ranks see the same batches. ``shift`` and ``brightness`` are those of
     ``transforms.augment``. Raises UserError when no episode is long enough.
+
+    Attributes: ``tokens``, by episode index T x S x D; when it is set, clips are made of these and not of pictures.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class ClipSampler:
         brightness: float = 0.0,
     ) -> None:
         self.spec, self.frames, self.seed, self.shift, self.brightness = spec, frames, seed, shift, brightness
+        self.tokens: dict[int, Tensor] | None = None
         self.episodes = [e for e in store.split(split) if len(e) >= frames]
         if not self.episodes:
             longest = max(len(e) for e in store.episodes)
@@ -112,8 +118,7 @@ class ClipSampler:
         last = [s + self.frames - 1 for _, s in places]
         empty = np.zeros(0, np.float32)
         later = [_later(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
-        clips = np.stack([np.append(e.frames[r], e.frames[t, None], 0) for (e, r), t in zip(rows, later, strict=True)])
-        video = normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness))
+        video = self._seen([(e, [*range(r.start, r.stop), t]) for (e, r), t in zip(rows, later, strict=True)], keys)
         return Batch(
             video=video[:, :-1],
             later=video[:, -1],
@@ -123,6 +128,13 @@ class ClipSampler:
             states=stack([np.zeros((self.frames, 0)) if e.states is None else e.states[r] for e, r in rows]),
             keys=keys,
         )
+
+    def _seen(self, shown: Sequence[tuple[Episode, list[int]]], keys: list[int]) -> Tensor:
+        """Frames by number of B episodes: pictures B x T x H x W x 3 or tokens B x T x S x D."""
+        if self.tokens is not None:
+            return torch.stack([self.tokens[e.index][frames] for e, frames in shown]).float()
+        clips = np.stack([e.frames[frames] for e, frames in shown])
+        return normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness))
 
     def _clip_of(self, key: int) -> int:
         epoch, place = divmod(key, len(self))

@@ -57,6 +57,12 @@ class HNetVJEPA(nn.Module):
         chunks = self.backbone(video, cache=cache)
         return self.world_model.readout(chunks.tokens).float(), chunks.mask
 
+    def states_of(self, clips: Tensor) -> Tensor:
+        """Planning states B x T x S x d of a batch's clips: pictures, or the backbone's tokens (see Batch)."""
+        if clips.ndim == 4:
+            return self.world_model.readout(clips).float()
+        return self.states(clips)[0]
+
     def read(self, states: Tensor) -> Tensor:
         """What the language and probe heads read at the last of T states: B x T x S x d -> B x S x 2d.
 

@@ -57,7 +57,7 @@ class Action:
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """Squared errors of prediction in the planning state, and what keeps the state informative."""
         config, world = model.config.action, model.world_model
-        states, _ = model.states(batch.video)  # B x T x S x d
+        states = model.states_of(batch.video)  # B x T x S x d
         # The first frame has no past, so it says nothing of the motion that the first prediction starts with.
         before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
         acted, actions = batch.actions[:, :-1], batch.actions[:, 1:]
@@ -73,7 +73,7 @@ class Action:
         losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
         # So is what was done on the way to what was reached.
         with torch.no_grad():
-            later = model.states(batch.later[:, None])[0][:, 0]  # B x S x d
+            later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
         pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
         losses["proposal"] = proposal_loss(world.proposal, states.detach(), batch.actions, later, pick)
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.

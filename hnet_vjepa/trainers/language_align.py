@@ -58,8 +58,7 @@ class Language:
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """See language_loss."""
-        states, _ = model.states(batch.video)
-        return language_loss(model, model.read(states), batch.captions, batch.keys)
+        return language_loss(model, model.read(model.states_of(batch.video)), batch.captions, batch.keys)
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Retrieval of the right caption among held-out ones, minimal pairs apart."""

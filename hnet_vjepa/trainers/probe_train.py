@@ -46,8 +46,7 @@ class Probe:
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """See probe_loss."""
-        states, _ = model.states(batch.video)
-        return probe_loss(model, model.read(states.detach()), batch.labels)
+        return probe_loss(model, model.read(model.states_of(batch.video).detach()), batch.labels)
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Average precision per label on held-out episodes, beside the label's frequency (what chance gives)."""
