@@ -54,6 +54,10 @@ class _Present:
     acted: Tensor  # B x A, normalised
     strange: Tensor  # B, True = the last frame is unlike those of the training; all false where that is not known
 
+    def of(self, rows: list[int]) -> _Present:
+        """Some of the robots."""
+        return _Present(self.state[rows], self.before[rows], self.mask[rows], self.acted[rows], self.strange[rows])
+
 
 class WorldModelPlanner:
     """Plans with one checkpoint. Queries are answered in batches; those with like goals and settings share a search."""
@@ -125,34 +129,27 @@ class WorldModelPlanner:
         reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
         encoded = time.monotonic()
 
-        def score(actions: Tensor) -> Tensor:
-            batch, candidates, horizon, _ = actions.shape
-            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
-            imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
-            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-            per_step, per_step_before = (  # B x (N*H) x S x d
-                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
-            )
-            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
-
-        found = self._search(queries, now, objective, search, score)
+        plans: dict[int, tuple[Tensor, Tensor, int]] = {}  # actions H x A, energies H, iterations
+        for there, decide in ((True, self._stay), (False, self._search)):
+            rows = [i for i, arrived in enumerate(reached) if arrived == there]
+            if rows:
+                some, here = [queries[i] for i in rows], now.of(rows)
+                found = decide(some, here, self._objective([q.goal for q in some], here.mask), search)
+                plans.update(zip(rows, zip(found.actions, found.energies, found.iterations, strict=True), strict=True))
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            actions, unfamiliar = found.actions[i], self._unfamiliar(query.goal, bool(now.strange[i]))
-            if reached[i]:
-                hold = self._hold(query).expand_as(actions)
-                actions = self._limits.project(hold[None, None], self._from_model(now.acted[i : i + 1]))[0, 0]
+            (actions, energies, iterations), unfamiliar = plans[i], self._unfamiliar(query.goal, bool(now.strange[i]))
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
-                    energies=found.energies[i].numpy(),
+                    energies=energies.numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
-                    iterations=found.iterations[i],
+                    iterations=iterations,
                     state=now.state[i].numpy(),
-                    success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
+                    success=self._probability(query.goal, float(energy_now[i]), energies.numpy()),
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
                     warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
@@ -180,13 +177,42 @@ class WorldModelPlanner:
         self._search([query], now, self._objective([query.goal], now.mask), search, score)
         return np.stack([self._to_robot(actions) for actions in tried[0][0]])
 
+    def _score(self, now: _Present, objective: Objective) -> Score:
+        """The energies of what B robots imagine."""
+
+        def score(actions: Tensor) -> Tensor:
+            batch, candidates, horizon, _ = actions.shape
+            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
+            imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
+            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
+            per_step, per_step_before = (  # B x (N*H) x S x d
+                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
+            )
+            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
+
+        return score
+
+    def _stay(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Found:
+        """Hold still: the answer where the goal is reached, which needs no search."""
+        hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
+        actions = self._limits.project(hold, self._from_model(now.acted))
+        return Found(actions[:, 0], self._score(now, objective)(actions)[:, 0], (0,) * len(queries))
+
     def _search(
-        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
+        self,
+        queries: list[PlanQuery],
+        now: _Present,
+        objective: Objective,
+        search: SearchSettings,
+        score: Score | None = None,
     ) -> Found:
-        """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
+        """Search for the actions that ``score`` likes best (without it, those that come nearest to the goal).
+
+        It begins with what is known of each query.
+        """
         plan, last = self._model.config.plan, self._from_model(now.acted)
         return search_actions(
-            score,
+            score or self._score(now, objective),
             torch.stack([self._first_mean(q, search.horizon) for q in queries]),
             search,
             [q.seed for q in queries],
