@@ -103,7 +103,7 @@ def search_actions(
         candidates = [mean[:, None]]
         if propose is not None and proposed:
             candidates.append(propose(draw(proposed)))
-        noise = torch.einsum("hk,bnka->bnha", shape, draw(search.candidates - 1 - proposed)).to(start)
+        noise = (shape @ draw(search.candidates - 1 - proposed)).to(start)
         candidates.append(mean[:, None] + spread[:, None] * noise)
         allowed = allow(torch.cat(candidates, 1))  # B x N x H x A
         energies = _in_time(score, allowed, search.elites, deadline)  # B x N x H
