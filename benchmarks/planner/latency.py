@@ -40,8 +40,8 @@ def latency(
 ) -> Part:
     """Measure plans with one thread and with all, goals known and new, the peer with 10 and with 30 iterations.
 
-    The 30 iterations are measured once, with one thread. Plans at a goal that is reached, for which nothing is searched,
-    have a row of their own and count for none of the others.
+    The 30 iterations are measured once, with one thread. Plans at a goal that is reached, for which nothing is
+    searched, have a row of their own and count for none of the others.
     """
     cores = int(machine()["cores"])
     planner = load_planner(checkpoint)
