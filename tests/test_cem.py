@@ -185,6 +185,23 @@ def test_a_wide_search_looks_at_the_clock_within_its_first_iteration() -> None:
     assert found.iterations == (1,) and torch.isfinite(found.actions).all()
 
 
+@pytest.mark.parametrize("each_ms", [0.02, 0.5, 2.0, 50.0])
+def test_pieces_fit_into_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, each_ms: float) -> None:
+    """On a clock that a candidate moves by ``each_ms``: never late, but for the first piece, which is always scored."""
+    now, sizes = [0.0], list[int]()
+    monkeypatch.setattr("hnet_vjepa.planning.cem.time.monotonic", lambda: now[0])
+
+    def score(actions: Tensor) -> Tensor:
+        sizes.append(actions.shape[1])
+        now[0] += 1e-3 * each_ms * actions.shape[1]
+        return actions.square().sum(-1)
+
+    find(score, 1, SearchSettings(candidates=512, iterations=1, horizon=3, elites=8), deadline=0.1)
+    assert sizes[0] == 16 and max(sizes) <= 64
+    assert now[0] <= max(0.1, 1e-3 * each_ms * 16) + 1e-9
+    assert sum(sizes) >= min(512, int(100 / each_ms) - 15)  # and the time is used
+
+
 def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
     target = torch.stack([torch.zeros(3, 2), torch.full((3, 2), 0.9)])
     plan = PlanConfig(settled=0.08, min_std=0.02)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnet_vjepa.losses.contrastive import nt_xent
-from hnet_vjepa.losses.energy import distance, energy, text_energy
+from hnet_vjepa.losses.energy import Distance, distance, energy, text_energy
 
 
 def test_distances_against_numpy() -> None:
@@ -71,3 +71,12 @@ def test_a_second_right_answer_is_not_punished() -> None:
     assert nt_xent(together, together, 0.1, positives) < nt_xent(apart, apart, 0.1, positives)
     only_one = nt_xent(together, together, 0.1, torch.eye(3, dtype=torch.bool))
     assert only_one >= nt_xent(together, together, 0.1, positives) - 1e-6
+
+
+@pytest.mark.parametrize("kind", ["l1", "smooth_l1", "l2", "cosine"])
+def test_what_is_broadcast_costs_as_if_it_were_copied(kind: Distance) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 5, 3, 4), torch.randn(2, 1, 3, 4)
+    x_mask, y_mask = torch.rand(2, 1, 3) < 0.3, torch.rand(2, 1, 3) < 0.3
+    whole = [y.expand_as(x), x_mask.expand(2, 5, 3), y_mask.expand(2, 5, 3)]
+    assert torch.equal(energy(x, y, kind, x_mask, y_mask), energy(x, whole[0], kind, *whole[1:]))

@@ -127,6 +127,37 @@ def test_at_the_goal_it_says_so_and_holds_still(toy_run: Path) -> None:
     assert not away.reached
 
 
+def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alone(
+    toy_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = load_checkpoint(toy_run / "action")
+    sure = WorldModelPlanner(
+        replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": 1e-3}))
+    )
+    frame = toy.picture(20, 12)
+    there, away = query(frames=frame[None], goal=ImageGoal(frame)), query(1)
+    alone = sure.plan([away])[0]
+    mixed = sure.plan([there, away, there])
+    assert [r.reached for r in mixed] == [True, False, True]
+    assert [r.iterations for r in mixed] == [0, alone.iterations, 0] and alone.iterations
+    np.testing.assert_allclose(mixed[1].actions, alone.actions, atol=1e-5)
+    with torch.no_grad():  # the energies are those of holding still, imagined step by step
+        state = before = torch.from_numpy(mixed[0].state)[None]
+        still = (torch.zeros(1, 2) - sure._mean) / sure._std
+        for energy in mixed[0].energies:
+            state, before = checkpoint.model.world_model.dynamics(state, before, still, still), state
+            objective = sure._objective([there.goal], torch.zeros(1, 4, dtype=torch.bool))
+            assert float(objective(state[:, None], before[:, None])) == pytest.approx(float(energy), abs=1e-5)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("hnet_vjepa.planning.planner.search_actions", fail)
+    np.testing.assert_array_equal(sure.plan([there])[0].actions, mixed[0].actions)
+    with pytest.raises(AssertionError, match="searched"):
+        sure.plan([away])
+
+
 def test_a_stored_state_is_reached_where_it_was_taken(planner: WorldModelPlanner) -> None:
     frame = toy.picture(20, 12)[None]
     [there] = planner.plan([query(frames=frame)])

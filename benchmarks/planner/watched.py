@@ -76,6 +76,7 @@ class Watched:
     queries: list[PlanQuery] = field(default_factory=list)
     spent: list[Spent] = field(default_factory=list)
     timing_ms: list[dict[str, float]] = field(default_factory=list)  # the planner's own: encode, plan
+    reached: list[bool] = field(default_factory=list)  # then no search was made
 
     @property
     def card(self) -> ModelCard:
@@ -93,6 +94,7 @@ class Watched:
         self.queries += asked
         self.spent.append(spent)
         self.timing_ms.append(results[0].timing_ms)
+        self.reached.append(results[0].reached)
         return results
 
 
@@ -110,11 +112,15 @@ def summarise(spent: Sequence[Spent]) -> dict[str, Any]:
     }
 
 
-def summary(watched: Sequence[Watched]) -> dict[str, Any]:
-    """What ``summarise`` says of all plans that were noted, with encoding and search apart."""
-    timings = [timing for w in watched for timing in w.timing_ms]
+def summary(watched: Sequence[Watched], reached: bool = False) -> dict[str, Any]:
+    """What ``summarise`` says of the plans that were searched for, with encoding and search apart.
+
+    ``reached``: of the others, which were answered with holding still.
+    """
+    noted = [x for w in watched for x in zip(w.spent, w.timing_ms, w.reached, strict=True)]
+    timings = [timing for _, timing, there in noted if there == reached]
     return {
-        **summarise([spent for w in watched for spent in w.spent]),
+        **summarise([spent for spent, _, there in noted if there == reached]),
         "encode_ms": quantiles([timing["encode"] for timing in timings]),
         "search_ms": quantiles([timing["plan"] for timing in timings]),
     }

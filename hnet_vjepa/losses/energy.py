@@ -16,7 +16,7 @@ def distance(x: Tensor, y: Tensor, kind: Distance) -> Tensor:
     if kind == "l1":
         return (x - y).abs().mean(-1)
     if kind == "smooth_l1":
-        return F.smooth_l1_loss(x, y, reduction="none").mean(-1)
+        return F.smooth_l1_loss(*torch.broadcast_tensors(x, y), reduction="none").mean(-1)
     if kind == "l2":
         return (x - y).square().mean(-1)
     return 1 - F.cosine_similarity(x, y, dim=-1)
@@ -38,9 +38,9 @@ def energy(
         weights: ... x M, for instance chunk sizes, or what matters about a goal; broadcast.
     """
     cost = distance(x, y, kind)  # ... x M
-    weight = torch.ones_like(cost) if weights is None else weights.expand_as(cost)
+    weight = cost.new_ones(cost.shape[-1]) if weights is None else weights
     if x_mask is not None and y_mask is not None:
-        cost = torch.where(x_mask ^ y_mask, torch.full_like(cost, unmatched), cost)
+        cost = cost.masked_fill(x_mask ^ y_mask, unmatched)
         weight = weight * ~(x_mask & y_mask)
     return (cost * weight).sum(-1) / weight.sum(-1).clamp(min=1e-6)
 

@@ -35,7 +35,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     On a CPU in fp32 whatever the precision around it, where gradients are wanted or heads are small: the bf16 backward
     pass is several times slower (torch 2.13), while bf16 pays in convolutions, linear layers and, forwards, wide heads.
     """
-    if q.device.type == "cpu" and (torch.is_grad_enabled() or q.shape[-1] < 32):
+    exact = q.dtype == torch.float32 and not torch.is_autocast_enabled(q.device.type)  # already what it shall be
+    if q.device.type == "cpu" and not exact and (torch.is_grad_enabled() or q.shape[-1] < 32):
         wide = torch.promote_types(q.dtype, torch.float32)
         mask = mask.to(wide) if mask is not None and mask.is_floating_point() else mask
         with torch.autocast("cpu", enabled=False):  # which would turn the arguments back into bf16

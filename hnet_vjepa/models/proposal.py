@@ -45,10 +45,10 @@ def propose(
 
     States B x S x d, last action B x A, white noise B x H x A (zeros: the most likely way) -> actions B x H x A.
     """
-    actions = []
+    actions: list[Tensor] = []
     for step in noise.unbind(1):
+        if actions:  # what the last action leads to, nobody asks
+            state, before, acted = dynamics(state, before, acted, actions[-1]), state, actions[-1]
         mean, log_std = proposal(state, before, acted, goal)
-        action = mean + log_std.exp() * step
-        state, before, acted = dynamics(state, before, acted, action), state, action
-        actions.append(action)
+        actions.append(mean + log_std.exp() * step)
     return torch.stack(actions, 1)

@@ -28,7 +28,7 @@ Propose = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences that are worth a try, B x P x H x A."""
 
 
-PIECE = 64  # candidates that are scored at once when there is a deadline to look at between
+PIECES = (16, 64)  # least and most candidates that are scored at once when there is a deadline to look at between
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def search_actions(
         candidates = [mean[:, None]]
         if propose is not None and proposed:
             candidates.append(propose(draw(proposed)))
-        noise = torch.einsum("hk,bnka->bnha", shape, draw(search.candidates - 1 - proposed)).to(start)
+        noise = (shape @ draw(search.candidates - 1 - proposed)).to(start)
         candidates.append(mean[:, None] + spread[:, None] * noise)
         allowed = allow(torch.cat(candidates, 1))  # B x N x H x A
         energies = _in_time(score, allowed, search.elites, deadline)  # B x N x H
@@ -136,10 +136,15 @@ def _in_time(score: Score, candidates: Tensor, least: int, deadline: float | Non
     """Energies of the candidates B x N x H x A, or of as many of the first as there is time for, ``least`` at least."""
     if deadline is None:
         return score(candidates)
-    energies: list[Tensor] = []
     begun = time.monotonic()
-    for piece in candidates.split(max(PIECE, least), 1):
-        if energies and time.monotonic() + (time.monotonic() - begun) / len(energies) > deadline:
+    done = max(PIECES[0], least)
+    energies = [score(candidates[:, :done])]
+    while done < candidates.shape[1]:
+        now = time.monotonic()
+        fit = int((deadline - now) * done / max(now - begun, 1e-9))  # as many as there is likely to be time for
+        if fit < PIECES[0]:
             break
+        piece = candidates[:, done : done + min(fit, PIECES[1])]
         energies.append(score(piece))
+        done += piece.shape[1]
     return torch.cat(energies, 1)

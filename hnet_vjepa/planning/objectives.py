@@ -30,7 +30,10 @@ class Objective(Protocol):
 def state_energy(
     states: Tensor, goal: Tensor, mask: Tensor, goal_mask: Tensor, plan: PlanConfig, steps: TemporalDistance
 ) -> Tensor:
-    """Energy of states ... x S x d for goal states ... x S x d; masks ... x S, True = slot that holds nothing."""
+    """Energy of states ... x S x d for goal states ... x S x d; masks ... x S, True = slot that holds nothing.
+
+    Goals and masks are broadcast, so that a goal that many states have is embedded once.
+    """
     cost = states.new_zeros(states.shape[:-2])
     if plan.latent:
         cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
@@ -55,8 +58,7 @@ class StateObjective:
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
-        goal = self.goal[:, None].expand_as(states)
-        here, there = (m[:, None].expand(states.shape[:-1]) for m in (self.mask, self.goal_mask))
+        goal, here, there = (x[:, None] for x in (self.goal, self.mask, self.goal_mask))
         return state_energy(states, goal, here, there, self.plan, self.steps)
 
     def reached(self, states: Tensor, before: Tensor) -> Tensor:

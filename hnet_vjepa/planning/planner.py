@@ -34,6 +34,7 @@ from hnet_vjepa.planning.protocols import (
     SearchSettings,
     TextGoal,
 )
+from hnet_vjepa.planning.traced import Function, Shapes, traced
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 
@@ -53,6 +54,10 @@ class _Present:
     mask: Tensor  # B x S, True = slot that holds nothing
     acted: Tensor  # B x A, normalised
     strange: Tensor  # B, True = the last frame is unlike those of the training; all false where that is not known
+
+    def of(self, rows: list[int]) -> _Present:
+        """Some of the robots."""
+        return _Present(self.state[rows], self.before[rows], self.mask[rows], self.acted[rows], self.strange[rows])
 
 
 class WorldModelPlanner:
@@ -78,7 +83,38 @@ class WorldModelPlanner:
         self._mean, self._std = torch.tensor(spec.mean), torch.tensor(spec.std)
         self._low, self._high = low, high
         self._limits, self._dynamics = limits_of(spec), self._model.world_model.dynamics
+        self._encoded: Function = self._encode
+        self._imagined: Function = self._imagine
+        self._proposed: Function = self._propose
         self._card = _card(checkpoint)
+
+    def hasten(self) -> None:
+        """Trace what a plan for one query with the usual settings does most (half a second). Weights are fixed then."""
+        self._model.requires_grad_(False)
+        camera, plan, state = self._card.camera, self._model.config.plan, self._card.state_shape
+        dims, proposed = len(self._robot.action.active), min(plan.proposals, plan.candidates - 1)
+
+        def moving(rows: int, *more: tuple[int, ...]) -> Shapes:
+            """A state, the one before it, the action between them and what else there is, of so many rows."""
+            return (rows, *state), (rows, *state), (rows, dims), *((rows, *shape) for shape in more)
+
+        rows = (1, plan.candidates)  # holding still, and a round of the search
+        self._encoded = traced(self._encode, [((1, 1, camera.height, camera.width, 3),)])
+        self._imagined = traced(self._imagine, [moving(n, (plan.horizon, dims)) for n in rows])
+        self._proposed = traced(self._propose, [moving(proposed, state, (plan.horizon, dims))])
+
+    def _encode(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised video B x T x H x W x 3 -> states B x T x S x d, masks B x T x S and cells B x T x N x D."""
+        chunks = self._model.backbone(video)
+        return self._model.world_model.readout(chunks.tokens).float(), chunks.mask, chunks.cells
+
+    def _imagine(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> tuple[Tensor]:
+        """See rollout."""
+        return (rollout(self._dynamics, state, before, acted, actions),)
+
+    def _propose(self, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor, noise: Tensor) -> tuple[Tensor]:
+        """See propose."""
+        return (propose(self._model.world_model.proposal, self._dynamics, state, before, acted, goal, noise),)
 
     @property
     def card(self) -> ModelCard:
@@ -125,34 +161,27 @@ class WorldModelPlanner:
         reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
         encoded = time.monotonic()
 
-        def score(actions: Tensor) -> Tensor:
-            batch, candidates, horizon, _ = actions.shape
-            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
-            imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
-            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-            per_step, per_step_before = (  # B x (N*H) x S x d
-                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
-            )
-            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
-
-        found = self._search(queries, now, objective, search, score)
+        plans: dict[int, tuple[Tensor, Tensor, int]] = {}  # actions H x A, energies H, iterations
+        for there, decide in ((True, self._stay), (False, self._search)):
+            rows = [i for i, arrived in enumerate(reached) if arrived == there]
+            if rows:
+                some, here = [queries[i] for i in rows], now.of(rows)
+                found = decide(some, here, self._objective([q.goal for q in some], here.mask), search)
+                plans.update(zip(rows, zip(found.actions, found.energies, found.iterations, strict=True), strict=True))
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            actions, unfamiliar = found.actions[i], self._unfamiliar(query.goal, bool(now.strange[i]))
-            if reached[i]:
-                hold = self._hold(query).expand_as(actions)
-                actions = self._limits.project(hold[None, None], self._from_model(now.acted[i : i + 1]))[0, 0]
+            (actions, energies, iterations), unfamiliar = plans[i], self._unfamiliar(query.goal, bool(now.strange[i]))
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
-                    energies=found.energies[i].numpy(),
+                    energies=energies.numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
-                    iterations=found.iterations[i],
+                    iterations=iterations,
                     state=now.state[i].numpy(),
-                    success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
+                    success=self._probability(query.goal, float(energy_now[i]), energies.numpy()),
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
                     warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
@@ -180,13 +209,42 @@ class WorldModelPlanner:
         self._search([query], now, self._objective([query.goal], now.mask), search, score)
         return np.stack([self._to_robot(actions) for actions in tried[0][0]])
 
+    def _score(self, now: _Present, objective: Objective) -> Score:
+        """The energies of what B robots imagine."""
+
+        def score(actions: Tensor) -> Tensor:
+            batch, candidates, horizon, _ = actions.shape
+            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
+            [imagined] = self._imagined(starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
+            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
+            per_step, per_step_before = (  # B x (N*H) x S x d
+                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
+            )
+            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
+
+        return score
+
+    def _stay(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Found:
+        """Hold still: the answer where the goal is reached, which needs no search."""
+        hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
+        actions = self._limits.project(hold, self._from_model(now.acted))
+        return Found(actions[:, 0], self._score(now, objective)(actions)[:, 0], (0,) * len(queries))
+
     def _search(
-        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
+        self,
+        queries: list[PlanQuery],
+        now: _Present,
+        objective: Objective,
+        search: SearchSettings,
+        score: Score | None = None,
     ) -> Found:
-        """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
+        """Search for the actions that ``score`` likes best (without it, those that come nearest to the goal).
+
+        It begins with what is known of each query.
+        """
         plan, last = self._model.config.plan, self._from_model(now.acted)
         return search_actions(
-            score,
+            score or self._score(now, objective),
             torch.stack([self._first_mean(q, search.horizon) for q in queries]),
             search,
             [q.seed for q in queries],
@@ -210,11 +268,11 @@ class WorldModelPlanner:
 
     def _see(self, clips: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
         """States (B x T x S x d), masks (B x T x S) and what is strange (B x T) of clips B x T x H x W x 3."""
-        chunks = self._model.backbone(normalise_frames(clips))
-        strange = torch.zeros(chunks.mask.shape[:2], dtype=torch.bool)
+        states, masks, cells = self._encoded(normalise_frames(clips))
+        strange = torch.zeros(masks.shape[:2], dtype=torch.bool)
         if self._familiarity is not None:
-            strange = self._familiarity.strange(chunks.cells)
-        return self._model.world_model.readout(chunks.tokens).float(), chunks.mask, strange
+            strange = self._familiarity.strange(cells)
+        return states, masks, strange
 
     def _proposer(self, now: _Present, goal: Tensor) -> Propose:
         """Candidates that follow the learnt proposal to goal states B x S x d."""
@@ -224,8 +282,7 @@ class WorldModelPlanner:
             state, before, acted, there = (  # (B*P) x ...
                 x.repeat_interleave(count, 0) for x in (now.state, now.before, now.acted, goal)
             )
-            proposal = self._model.world_model.proposal
-            normal = propose(proposal, self._dynamics, state, before, acted, there, noise.flatten(0, 1))
+            [normal] = self._proposed(state, before, acted, there, noise.flatten(0, 1))
             return self._from_model(normal).unflatten(0, (-1, count))
 
         return proposed
@@ -335,7 +392,9 @@ def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldMod
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return WorldModelPlanner(load_checkpoint(checkpoint))
+    planner = WorldModelPlanner(load_checkpoint(checkpoint))
+    planner.hasten()
+    return planner
 
 
 def _card(checkpoint: Checkpoint) -> ModelCard:

@@ -77,7 +77,7 @@ class PlanResult:
     energies: NDArray[np.float32]  # H, the energy to the goal after each action
     energy_now: float
     reached: bool
-    iterations: int
+    iterations: int  # rounds of the search; 0 when the goal is reached
     state: NDArray[np.float32]  # S x d, the planning state now
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
     warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant

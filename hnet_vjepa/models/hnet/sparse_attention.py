@@ -270,7 +270,7 @@ class NativeSparseAttention(nn.Module):
         if chosen is not None:
             size = len(plan.real)
             cubes = torch.zeros(len(chosen), size, size, dtype=torch.bool, device=chosen.device)
-            cubes.scatter_(-1, chosen, True)
+            cubes.scatter_(-1, chosen, 1)  # TorchScript knows no scatter of True
             selected = cubes[:, plan.cube_of][:, :, plan.cube_of].unsqueeze(1)  # B x 1 x N x N
         grid = (q.shape[1], q.shape[2], q.shape[3])
         window = within_reach(grid, grid, (0, 0, 0), plan.cube, self.radius, q.device)  # 1 x 1 x N x N

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,13 @@ def check_video(video: Tensor) -> None:
         raise ValueError(f"frame {frame} of sample {sample} has pixels that are NaN or infinite")
 
 
+@lru_cache(maxsize=64)
+def cell_positions(frames: int, height: int, width: int, device: torch.device) -> Tensor:
+    """``grid_positions``, made once for every size of grid."""
+    with torch.inference_mode(False):  # else what is remembered could not take part in a later backward pass
+        return grid_positions(frames, height, width, device)
+
+
 class HNetViT(nn.Module):
     """The chunk encoder. The same weights serve a whole clip and single control steps.
 
@@ -118,7 +126,7 @@ class HNetViT(nn.Module):
             cell_padding = padding.reshape(-1, window, 1, 1).expand(-1, -1, height, width)
         features = features + self.sparse_attention(self.sparse_norm(features), cell_padding)
         cells = features.flatten(1, 3)  # (B*W) x N x D
-        positions = grid_positions(window, height, width, video.device)
+        positions = cell_positions(window, height, width, video.device)
         routing = self.routing(cells, positions, None if cell_padding is None else cell_padding.flatten(1))
         pooled = self.pooling(routing)
 
