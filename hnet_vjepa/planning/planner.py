@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,25 @@ from torch import Tensor
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
-from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import Found, Propose, Score, check_search, search_actions
+from hnet_vjepa.planning.checks import check_cost, check_goal
+from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, Imagined, Term, total
 from hnet_vjepa.planning.limits import limits_of
-from hnet_vjepa.planning.objectives import LabelObjective, Objective, StateObjective, TextObjective
+from hnet_vjepa.planning.objectives import (
+    AllObjective,
+    LabelObjective,
+    Objective,
+    PartObjective,
+    StateObjective,
+    TextObjective,
+)
 from hnet_vjepa.planning.protocols import (
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
@@ -31,17 +43,22 @@ from hnet_vjepa.planning.protocols import (
     Picture,
     PlanQuery,
     PlanResult,
+    Region,
     SearchSettings,
     TextGoal,
+    goal_kind,
+    in_part,
+    single_goals,
 )
+from hnet_vjepa.planning.regions import slot_shares
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
+REMEMBERED_REGIONS = 64
 
 STRANGE: dict[Picture, str] = {
     "frames": "the last frame is unlike all that the model was trained on; the plan may mean nothing",
     "goal": "the goal picture is unlike all that the model was trained on; it may be out of reach",
 }
-LARGEST = 1e6  # of a stored state's numbers; those of pictures are of the order of 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class WorldModelPlanner:
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
         self._words, self._success = frozenset(manifest.words), manifest.success
         self._pictures: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
+        self._shares = lru_cache(REMEMBERED_REGIONS)(self._slot_shares)
         self._familiarity = checkpoint.familiarity
         spec = self._robot.action
         active = list(spec.active)
@@ -98,7 +116,8 @@ class WorldModelPlanner:
                     f"previous_actions: shape {query.previous_actions.shape}; expected H x {card.action.dim}"
                 )
             card.action.check(query.previous_actions, "previous_actions")
-        _check_goal(query.goal, card)
+        check_goal(query.goal, card)
+        check_cost(query.cost, card)
 
     @torch.inference_mode()
     def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
@@ -106,36 +125,45 @@ class WorldModelPlanner:
         for query in queries:
             self.check(query)
         results: list[PlanResult | None] = [None] * len(queries)
-        groups: dict[tuple[type[Goal], SearchSettings, int], list[int]] = {}
+        groups: dict[tuple[tuple[str, ...], Cost, SearchSettings, int], list[int]] = {}
         for i, query in enumerate(queries):
-            key = (_kind(query.goal), query.search or self._card.search, min(len(query.frames), self._card.history + 1))
+            frames = min(len(query.frames), self._card.history + 1)
+            key = (goal_kind(query.goal), query.cost, query.search or self._card.search, frames)
             groups.setdefault(key, []).append(i)
-        for (_, search, frames), members in groups.items():
+        for (_, _, search, frames), members in groups.items():
             answers = self._plan_alike([queries[i] for i in members], search, frames)
             for i, answer in zip(members, answers, strict=True):
                 results[i] = answer
         return [result for result in results if result is not None]
 
     def _plan_alike(self, queries: list[PlanQuery], search: SearchSettings, frames: int) -> list[PlanResult]:
-        """One search for queries with the same kind of goal, the same settings and equally many frames."""
+        """One search for queries with the same kind of goal, cost and settings, and equally many frames."""
         begun = time.monotonic()
         now = self._present(queries, frames)
         objective = self._objective([q.goal for q in queries], now.mask)
         energy_now = objective(now.state[:, None], now.before[:, None])[:, 0]
-        reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
+        goal, avoid = GoalTerm(objective), self._avoid(queries[0].cost)
+        terms = self._terms(queries, goal, avoid)
+        arrived = objective.reached(now.state[:, None], now.before[:, None])[:, 0]
+        if avoid is not None:  # who is at the goal, but where it must not be, does not stay there
+            arrived &= (avoid.inside(now.state[:, None], now.before[:, None]) <= 0.5).all(-1)[:, 0]
+        reached = arrived.tolist()
         encoded = time.monotonic()
 
-        def score(actions: Tensor) -> Tensor:
-            batch, candidates, horizon, _ = actions.shape
+        def imagine(actions: Tensor) -> Imagined:
+            batch, candidates = actions.shape[:2]
             starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
             imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
             earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-            per_step, per_step_before = (  # B x (N*H) x S x d
-                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
-            )
-            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
+            states, before = (x.unflatten(0, (batch, candidates)) for x in (imagined, earlier))
+            return Imagined(states, before, actions)
 
-        found = self._search(queries, now, objective, search, score)
+        found = self._search(queries, now, objective, search, lambda actions: total(terms, imagine(actions)))
+        energies, inside = found.energies, None  # B x H both
+        if queries[0].cost != Cost():  # then the search minimised more than the energies of the goal, or less
+            best = imagine(found.actions[:, None])
+            energies = goal(best)[:, 0]
+            inside = avoid.inside(best.states[:, 0], best.before[:, 0]).amax(-1) if avoid is not None else None
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
@@ -147,22 +175,23 @@ class WorldModelPlanner:
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
-                    energies=found.energies[i].numpy(),
+                    energies=energies[i].numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
                     iterations=found.iterations[i],
                     state=now.state[i].numpy(),
-                    success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
+                    success=self._probability(query, float(energy_now[i]), energies[i].numpy()),
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
+                    avoid_probability=None if inside is None else inside[i].numpy(),
                     warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
                 )
             )
         return results
 
-    def _probability(self, goal: Goal, energy_now: float, energies: NDArray[np.float32]) -> float | None:
-        """Of reaching a pictured or stored goal; the energies of other kinds are on other scales."""
-        if self._success is None or not isinstance(goal, ImageGoal | LatentGoal):
+    def _probability(self, query: PlanQuery, energy_now: float, energies: NDArray[np.float32]) -> float | None:
+        """Of reaching a pictured or stored goal; what is measured holds for no other energies and costs."""
+        if self._success is None or query.cost != Cost() or goal_kind(query.goal) != ("state",):
             return None
         return self._success.probability(energy_now, energies)
 
@@ -194,7 +223,7 @@ class WorldModelPlanner:
             torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
             min((q.deadline for q in queries if q.deadline is not None), default=None),
             lambda actions: self._limits.project(actions, last),
-            self._proposer(now, objective.goal) if isinstance(objective, StateObjective) else None,
+            None if objective.aim is None else self._proposer(now, objective.aim),
         )
 
     def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
@@ -233,9 +262,17 @@ class WorldModelPlanner:
     def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
         first, plan = goals[0], self._model.config.plan
+        if isinstance(first, AllGoals):
+            columns = zip(*(single_goals(goal) for goal in goals), strict=True)
+            given = [goal.weights for goal in goals if isinstance(goal, AllGoals)]
+            weights = torch.tensor([(1.0,) * len(first.goals) if w is None else w for w in given])
+            return AllObjective(tuple(self._objective(list(column), mask) for column in columns), weights)
         if isinstance(first, ImageGoal | LatentGoal):
             encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
             states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))
+            if in_part(first):
+                weights = torch.stack([self._slot_weights(goal) for goal in goals])
+                return PartObjective(states, goal_masks, mask, weights, plan)
             return StateObjective(states, goal_masks, mask, plan, self._model.world_model.steps, self._near)
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
@@ -257,6 +294,37 @@ class WorldModelPlanner:
         states, masks, _ = self._states_of([goal.frame])
         return states[0], masks[0]
 
+    def _slot_weights(self, goal: Goal) -> Tensor:
+        """How much each slot of a goal in part counts: S."""
+        assert isinstance(goal, ImageGoal | LatentGoal)
+        if isinstance(goal, ImageGoal) and goal.region is not None:
+            return self._shares(goal.frame.tobytes(), goal.region)
+        return torch.tensor(goal.slot_weights)
+
+    def _slot_shares(self, picture: bytes, region: Region) -> Tensor:
+        """See ``slot_shares``. Raises UserError when no slot shows anything of the region."""
+        camera = self._robot.camera
+        frame = np.frombuffer(picture, np.uint8).reshape(1, 1, camera.height, camera.width, 3)
+        shares = slot_shares(self._model.backbone(normalise_frames(frame)), region, camera.height, camera.width)
+        if not shares.any():
+            raise UserError("goal.region: no slot of the goal picture shows anything of it; take a larger one")
+        return shares
+
+    def _avoid(self, cost: Cost) -> AvoidTerm | None:
+        """What it costs to be where the robot must not be."""
+        if not cost.avoid:
+            return None
+        places = torch.tensor([[float(label in place) for label in self._card.labels] for place in cost.avoid])
+        return AvoidTerm(cost.avoid_weight, self._model.probe, places)
+
+    def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
+        """What plans cost; the queries have the same cost."""
+        cost = queries[0].cost
+        terms: list[Term] = [ClosestTerm(goal) if cost.over_steps == "closest" else goal]
+        if cost.control:
+            terms.append(ControlTerm(cost.control, torch.stack([self._hold(query) for query in queries])))
+        return terms if avoid is None else [*terms, avoid]
+
     def _states_of(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
         """States (N x S x d), masks (N x S) and what is strange (N) of single pictures; each is encoded only once."""
         keys = [picture.tobytes() for picture in pictures]
@@ -277,7 +345,8 @@ class WorldModelPlanner:
         if self._familiarity is None:
             return None
         strange: list[Picture] = ["frames"] if now else []
-        if isinstance(goal, ImageGoal) and bool(self._states_of([goal.frame])[2][0]):
+        pictures = [one.frame for one in single_goals(goal) if isinstance(one, ImageGoal)]
+        if pictures and bool(self._states_of(pictures)[2].any()):
             strange.append("goal")
         return tuple(strange)
 
@@ -367,39 +436,6 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
 
 def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:
     """A warning about the words of a text goal that no training caption had; none when those are not known."""
-    if not known or not isinstance(goal, TextGoal):
-        return ()
-    unknown = dict.fromkeys(word for word in split_words(goal.text) if word not in known)
-    return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if unknown else ()
-
-
-def _kind(goal: Goal) -> type[Goal]:
-    return LatentGoal if isinstance(goal, ImageGoal) else type(goal)
-
-
-def _check_goal(goal: Goal, card: ModelCard) -> None:
-    names = {ImageGoal: "image", TextGoal: "text", LabelGoal: "label", LatentGoal: "latent"}
-    kind = names[type(goal)]
-    if kind not in card.goals:
-        raise UserError(
-            f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); "
-            f"it takes: {', '.join(card.goals)}"
-        )
-    if isinstance(goal, ImageGoal):
-        if goal.frame.ndim != 3:
-            raise UserError(f"goal.image: shape {goal.frame.shape}; expected H x W x 3")
-        card.camera.check(goal.frame, "goal.image")
-    elif isinstance(goal, TextGoal):
-        if not split_words(goal.text):
-            raise UserError("goal.text is empty; say in words where the robot shall go")
-    elif isinstance(goal, LabelGoal):
-        if isinstance(goal.labels, str):
-            raise UserError(f"goal.labels is one string; give a tuple of labels: ('{goal.labels}',)")
-        if not goal.labels:
-            raise UserError(f"goal.labels is empty; choose from: {', '.join(card.labels)}")
-        for name in goal.labels:
-            if name not in card.labels:
-                raise one_of("label", name, card.labels)
-    elif goal.state.shape != card.state_shape or not (np.abs(goal.state) <= LARGEST).all():  # so NaN is refused
-        size = f"{card.state_shape[0]} x {card.state_shape[1]}"
-        raise UserError(f"goal.state: expected {size} finite numbers, none beyond {LARGEST:g}")
+    said = [word for one in single_goals(goal) if isinstance(one, TextGoal) for word in split_words(one.text)]
+    unknown = dict.fromkeys(word for word in said if word not in known)
+    return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if known and unknown else ()
