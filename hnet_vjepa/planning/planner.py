@@ -20,7 +20,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import Found, Propose, Score, check_search, search_actions
+from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
 from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, Imagined, Term, total
 from hnet_vjepa.planning.limits import limits_of
@@ -75,12 +75,12 @@ class _Present:
 class WorldModelPlanner:
     """Plans with one checkpoint. Queries are answered in batches; those with like goals and settings share a search."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, search: Search = search_actions) -> None:
         if "action" not in checkpoint.manifest.trained():
             raise UserError(
                 f"{checkpoint.path} has no dynamics; planning needs the phase 'action' (hnet train --phases action)"
             )
-        self._model = checkpoint.model
+        self._model, self._find = checkpoint.model, search
         self._robot = checkpoint.model.robot
         manifest = checkpoint.manifest  # without a calibration no goal counts as reached
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
@@ -214,7 +214,7 @@ class WorldModelPlanner:
     ) -> Found:
         """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
         plan, last = self._model.config.plan, self._from_model(now.acted)
-        return search_actions(
+        return self._find(
             score,
             torch.stack([self._first_mean(q, search.horizon) for q in queries]),
             search,
