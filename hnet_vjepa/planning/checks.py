@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hnet_vjepa.errors import UserError, one_of
-from hnet_vjepa.models.text import split_words
 from hnet_vjepa.planning.protocols import (
     LARGEST,
     AllGoals,
@@ -22,6 +21,7 @@ from hnet_vjepa.planning.protocols import (
     TextGoal,
 )
 from hnet_vjepa.specs import CameraSpec
+from hnet_vjepa.words import split_words
 
 
 def check_goal(goal: Goal, card: ModelCard) -> None:

@@ -18,7 +18,6 @@ from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.proposal import propose
-from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
@@ -51,6 +50,7 @@ from hnet_vjepa.planning.protocols import (
     single_goals,
 )
 from hnet_vjepa.planning.regions import slot_shares
+from hnet_vjepa.words import split_words
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 REMEMBERED_REGIONS = 64
