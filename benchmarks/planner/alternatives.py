@@ -27,6 +27,7 @@ from sims.task import Simulation, Task
 
 PAIRS = 20
 LARGER = 4  # times the shipped budget, for the second comparison
+FEWER = 3  # times fewer pairs there
 
 SEARCHES: dict[str, Search] = {
     SHIPPED: search_actions,
@@ -77,10 +78,10 @@ class DifferentiablePlanner(WorldModelPlanner):
             return plain(self, queries)
 
 
-def budgets(shipped: SearchSettings) -> dict[str, SearchSettings]:
-    """The searches that are compared, by name."""
+def budgets(shipped: SearchSettings, pairs: int) -> dict[str, tuple[SearchSettings, int]]:
+    """The settings at which searches are compared, by name, and on how many pairs."""
     larger = replace(shipped, candidates=2 * shipped.candidates, iterations=LARGER // 2 * shipped.iterations)
-    return {"as shipped": shipped, f"{LARGER} times as much": larger}
+    return {"as shipped": (shipped, pairs), f"{LARGER} times as much": (larger, -(-pairs // FEWER))}
 
 
 def alternatives(task: Task, checkpoint: Path, pairs: int = PAIRS, searches: Mapping[str, Search] = SEARCHES) -> Part:
@@ -92,8 +93,8 @@ def alternatives(task: Task, checkpoint: Path, pairs: int = PAIRS, searches: Map
         drawn = make_pairs(task, simulation, "dev", 0, pairs, "image")
         rows = [
             row
-            for budget, search in budgets(shipped.search).items()
-            for row in played(task, simulation, loaded, searches, search, budget, drawn)
+            for budget, (search, count) in budgets(shipped.search, pairs).items()
+            for row in played(task, simulation, loaded, searches, search, budget, drawn[:count])
         ]
     return Part(
         {
