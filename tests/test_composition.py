@@ -349,6 +349,14 @@ def test_compositions_are_planned_side_by_side_as_alone(planner: WorldModelPlann
         np.testing.assert_allclose(planner.plan([one])[0].actions, result.actions, atol=1e-4)
 
 
+def test_whole_numbers_are_weights_too(planner: WorldModelPlanner) -> None:
+    goals = [ImageGoal(GOAL, slot_weights=w) for w in ((0, 1, 1, 0), (0.0, 1.0, 1.0, 0.0))]
+    several = [AllGoals((goals[0], TextGoal("left")), w) for w in ((1, 2), (1.0, 2.0))]
+    for whole, real in (goals, several):
+        first, second = planner.plan([query(goal=whole), query(goal=real)])
+        np.testing.assert_allclose(first.actions, second.actions, atol=1e-5)
+
+
 def test_a_cost_changes_the_plan(planner: WorldModelPlanner) -> None:
     wide = SearchSettings(64, 4, 3, 8)
     sums, closest = (planner.plan([query(cost=COSTS[name], search=wide)])[0] for name in ("sum", "closest"))

@@ -265,7 +265,7 @@ class WorldModelPlanner:
         if isinstance(first, AllGoals):
             columns = zip(*(single_goals(goal) for goal in goals), strict=True)
             given = [goal.weights for goal in goals if isinstance(goal, AllGoals)]
-            weights = torch.tensor([(1.0,) * len(first.goals) if w is None else w for w in given])
+            weights = torch.tensor([(1.0,) * len(first.goals) if w is None else w for w in given], dtype=torch.float32)
             return AllObjective(tuple(self._objective(list(column), mask) for column in columns), weights)
         if isinstance(first, ImageGoal | LatentGoal):
             encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
@@ -299,7 +299,7 @@ class WorldModelPlanner:
         assert isinstance(goal, ImageGoal | LatentGoal)
         if isinstance(goal, ImageGoal) and goal.region is not None:
             return self._shares(goal.frame.tobytes(), goal.region)
-        return torch.tensor(goal.slot_weights)
+        return torch.tensor(goal.slot_weights, dtype=torch.float32)
 
     def _slot_shares(self, picture: bytes, region: Region) -> Tensor:
         """See ``slot_shares``. Raises UserError when no slot shows anything of the region."""
