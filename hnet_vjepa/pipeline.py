@@ -20,7 +20,6 @@ from hnet_vjepa.config import PHASES, Config, PhaseName
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
-from hnet_vjepa.models.text import split_words
 from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import check_data, finish, train
@@ -31,6 +30,7 @@ from hnet_vjepa.trainers.probe_train import Probe
 from hnet_vjepa.utils.distrib import process_group
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
+from hnet_vjepa.words import split_words
 
 # Training a phase moves what these others were built on: they have to be trained again.
 UNDONE_BY: dict[PhaseName, tuple[PhaseName, ...]] = {

@@ -34,7 +34,8 @@ DESCRIPTION = """\
 Send what the robot's camera sees and where it shall go; get the actions that lead there, within a deadline.
 
 1. `GET /v1/model` tells the size of the camera image, the robot's actions and the kinds of goals.
-2. `POST /v1/plan` with `frames` (the last one is now) and a `goal`: a picture, a sentence, labels or a stored state.
+2. `POST /v1/plan` with `frames` (the last one is now) and a `goal`: a picture or a part of it, a sentence, labels, a
+   stored state, or several of them. A `cost` says what to avoid on the way and how much actions may cost.
 3. Execute the first action, take the next image, ask again with the answer's `actions` as `previous_actions`.
 
 Every answer that is not a success is `application/problem+json`, has a `detail` that says what to do, and for an

@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import ModelCard, Planner, PlanQuery, PlanResult
+from hnet_vjepa.planning.protocols import ModelCard, Planner, PlanQuery, PlanResult, goal_kind
 from planner_service.problems import ProblemError, unavailable
 from planner_service.queries import warm_up_query
 
@@ -56,9 +56,9 @@ def may_share(first: PlanQuery, other: PlanQuery, now: float) -> bool:
     goals one after the other, and the first would wait for the last) and be able to wait for each other: both without
     a deadline, or the time left to one at most twice the other's (and 10 ms).
     """
-    if first.search != other.search or first.frames.shape != other.frames.shape:
+    if first.search != other.search or first.cost != other.cost or first.frames.shape != other.frames.shape:
         return False
-    if type(first.goal) is not type(other.goal):
+    if goal_kind(first.goal) != goal_kind(other.goal):
         return False
     if first.deadline is None or other.deadline is None:
         return first.deadline is other.deadline

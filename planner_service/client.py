@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import (
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
@@ -61,6 +63,7 @@ class PlanReply:
     warnings: tuple[str, ...] = ()  # why the plan may not be what was meant
     success_probability: float | None = None  # of standing at the goal when the plan ends; None: not calibrated
     unfamiliar: tuple[Picture, ...] | None = None  # pictures unlike those of the training; None: not known
+    avoid_probability: NDArray[np.float32] | None = None  # H, of being in a place to be avoided; None: there is none
 
 
 class PlannerClient:
@@ -88,12 +91,13 @@ class PlannerClient:
         deadline_ms: float | None = None,
         search: SearchSettings | None = None,
         return_state: bool = False,
+        cost: Cost | None = None,
     ) -> PlanReply:
         """Ask for a plan from ``frames`` (T x H x W x 3 uint8, oldest first, the last one is now) to ``goal``.
 
         ``previous_actions``: the last plan (H x dim). ``deadline_ms``: the server answers with the best plan so far
-        that long after it has the request. Raises PlanError when the server refuses or is too slow, UserError when
-        it cannot be reached or the frames are no images.
+        that long after it has the request. ``cost``: what a plan costs besides its way to the goal. Raises PlanError
+        when the server refuses or is too slow, UserError when it cannot be reached or the frames are no images.
         """
         if frames.ndim != 4:
             raise UserError(f"frames must be T x H x W x 3; got an array of shape {frames.shape}")
@@ -114,6 +118,8 @@ class PlannerClient:
                 "horizon": search.horizon,
                 "elites": search.elites,
             }
+        if cost is not None:
+            body["cost"] = asdict(cost)
         started = time.perf_counter()
         try:
             answer = self._send("POST", "/v1/plan", body)
@@ -133,6 +139,9 @@ class PlannerClient:
             reached=reply.reached,
             success_probability=reply.success_probability,
             unfamiliar=None if reply.unfamiliar is None else tuple(reply.unfamiliar),
+            avoid_probability=None
+            if reply.avoid_probability is None
+            else np.asarray(reply.avoid_probability, np.float32),
             iterations=reply.iterations,
             deadline_met=reply.deadline_met,
             timing_ms={**reply.timing_ms.model_dump(), "round_trip": round_trip},
@@ -215,12 +224,23 @@ class PlannerClient:
 
 
 def _goal_body(goal: Goal) -> dict[str, Any]:
-    if isinstance(goal, ImageGoal):
-        return {"kind": "image", "image": encode_image(goal.frame)}
+    if isinstance(goal, AllGoals):
+        weights = {} if goal.weights is None else {"weights": list(goal.weights)}
+        return {"kind": "all", "goals": [_goal_body(one) for one in goal.goals], **weights}
     if isinstance(goal, TextGoal):
         return {"kind": "text", "text": goal.text}
     if isinstance(goal, LabelGoal):
         return {"kind": "label", "labels": list(goal.labels)}
-    if isinstance(goal, LatentGoal):
-        return {"kind": "latent", "state": np.asarray(goal.state).tolist()}
-    raise UserError(f"a goal is an ImageGoal, TextGoal, LabelGoal or LatentGoal; got {type(goal).__name__}")
+    if isinstance(goal, ImageGoal):
+        body: dict[str, Any] = {"kind": "image", "image": encode_image(goal.frame)}
+        if goal.region is not None:
+            body["region"] = asdict(goal.region)
+    elif isinstance(goal, LatentGoal):
+        body = {"kind": "latent", "state": np.asarray(goal.state).tolist()}
+    else:
+        raise UserError(
+            f"a goal is an ImageGoal, TextGoal, LabelGoal, LatentGoal or AllGoals; got {type(goal).__name__}"
+        )
+    if goal.slot_weights is not None:
+        body["slot_weights"] = list(goal.slot_weights)
+    return body

@@ -79,9 +79,12 @@ def from_validation(errors: Sequence[ErrorDetails]) -> ProblemError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # Pydantic names the chosen kind of goal as a step of its own, goal.image.image; the client wrote goal.image.
+    # Pydantic names the chosen kind of goal as a step of its own, goal.image.image; the client wrote goal.image. Of
+    # several goals each has such a step: goal.all.goals.0.image.image.
     parts = [str(part) for part in location]
     if len(parts) > 2 and parts[0] == "goal":
+        if parts[1] == "all" and len(parts) > 5 and parts[2] == "goals":
+            del parts[4]
         del parts[1]
     return ".".join(parts)[:MAX_TEXT] or "body"
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.planning.checks import check_places, check_region, check_weights
 from hnet_vjepa.planning.protocols import (
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
@@ -15,19 +21,24 @@ from hnet_vjepa.planning.protocols import (
     ModelCard,
     PlanQuery,
     PlanResult,
+    Region,
     SearchSettings,
+    SingleGoal,
     TextGoal,
 )
 from planner_service.images import decode_image
 from planner_service.problems import from_validation, invalid
 from planner_service.schemas import (
     MAX_SEARCH_STEPS,
+    AllGoalsBody,
+    CostBody,
     GoalBody,
     ImageGoalBody,
     LabelGoalBody,
     PlanRequest,
     PlanResponse,
     SearchBody,
+    SingleGoalBody,
     TextGoalBody,
     Timing,
 )
@@ -63,6 +74,7 @@ def to_query(request: PlanRequest, card: ModelCard, received: float) -> PlanQuer
         previous_actions=_actions(request.previous_actions, card),
         deadline=None if request.deadline_ms is None else received + request.deadline_ms / 1e3 - REPLY_S,
         search=None if request.search is None else _search(request.search, card),
+        cost=Cost() if request.cost is None else _cost(request.cost, card),
     )
 
 
@@ -79,6 +91,7 @@ def to_response(
         reached=result.reached,
         success_probability=result.success,
         unfamiliar=None if result.unfamiliar is None else list(result.unfamiliar),
+        avoid_probability=None if result.avoid_probability is None else result.avoid_probability.tolist(),
         iterations=result.iterations,
         deadline_met=request.deadline_ms is None or timing.total <= request.deadline_ms,
         timing_ms=timing,
@@ -102,39 +115,74 @@ def warm_up_query(card: ModelCard) -> PlanQuery:
 
 
 def _image(text: str, card: ModelCard, field: str) -> NDArray[np.uint8]:
-    try:
+    with _at(field):
         return decode_image(text, card.camera)
-    except UserError as error:
-        raise invalid(field, str(error)) from None
 
 
 def _goal(goal: GoalBody, card: ModelCard) -> Goal:
+    if not isinstance(goal, AllGoalsBody):
+        return _single(goal, card, "goal")
+    goals = tuple(_single(one, card, f"goal.goals.{index}") for index, one in enumerate(goal.goals))
+    if goal.weights is None:
+        return AllGoals(goals)
+    with _at("goal.weights"):
+        check_weights(goal.weights, len(goals), "goals")
+    return AllGoals(goals, tuple(goal.weights))
+
+
+def _single(goal: SingleGoalBody, card: ModelCard, where: str) -> SingleGoal:
     if goal.kind not in card.goals:
         raise invalid(
-            "goal.kind", f"this model was not trained for {goal.kind} goals; it takes {', '.join(card.goals)}"
+            f"{where}.kind", f"this model was not trained for {goal.kind} goals; it takes {', '.join(card.goals)}"
         )
-    if isinstance(goal, ImageGoalBody):
-        return ImageGoal(_image(goal.image, card, "goal.image"))
     if isinstance(goal, TextGoalBody):
         if not goal.text.strip():
-            raise invalid("goal.text", "is blank; say where the robot shall go")
+            raise invalid(f"{where}.text", "is blank; say where the robot shall go")
         return TextGoal(goal.text)
     if isinstance(goal, LabelGoalBody):
         for index, label in enumerate(goal.labels):
             if label not in card.labels:
-                raise invalid(f"goal.labels.{index}", str(one_of("label", label, card.labels)))
+                raise invalid(f"{where}.labels.{index}", str(one_of("label", label, card.labels)))
         return LabelGoal(tuple(goal.labels))
-    return LatentGoal(_latent(goal.state, card.state_shape))
+    weights = None if goal.slot_weights is None else tuple(goal.slot_weights)
+    if weights is not None:
+        with _at(f"{where}.slot_weights"):
+            check_weights(weights, card.state_shape[0], "slots")
+    if not isinstance(goal, ImageGoalBody):
+        return LatentGoal(_latent(goal.state, card.state_shape, f"{where}.state"), weights)
+    if goal.region is None:
+        return ImageGoal(_image(goal.image, card, f"{where}.image"), slot_weights=weights)
+    if weights is not None:
+        raise invalid(f"{where}.region", "give a region or slot_weights, not both")
+    region = Region(goal.region.x0, goal.region.y0, goal.region.x1, goal.region.y1)
+    with _at(f"{where}.region"):
+        check_region(region, card.camera)
+    return ImageGoal(_image(goal.image, card, f"{where}.image"), region)
 
 
-def _latent(rows: list[list[float]], shape: tuple[int, int]) -> NDArray[np.float32]:
+def _cost(cost: CostBody, card: ModelCard) -> Cost:
+    with _at("cost.avoid"):
+        check_places(cost.avoid, card)
+    return Cost(cost.over_steps, cost.control, tuple(map(tuple, cost.avoid)), cost.avoid_weight)
+
+
+@contextlib.contextmanager
+def _at(field: str) -> Iterator[None]:
+    """Say of which field it is that a check complains."""
+    try:
+        yield
+    except UserError as error:
+        raise invalid(field, str(error)) from None
+
+
+def _latent(rows: list[list[float]], shape: tuple[int, int], where: str) -> NDArray[np.float32]:
     if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
         widths = sorted({len(row) for row in rows})
         given = f"{len(rows)} x {' or '.join(map(str, widths[:3]))}"
-        raise invalid("goal.state", f"{given} numbers; this model's states are {shape[0]} x {shape[1]}")
+        raise invalid(where, f"{given} numbers; this model's states are {shape[0]} x {shape[1]}")
     state = _float32(rows)
     if not np.isfinite(state).all():
-        raise invalid("goal.state", "holds a number that does not fit 32-bit floating point")
+        raise invalid(where, "holds a number that does not fit 32-bit floating point")
     return state
 
 

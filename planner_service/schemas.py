@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnet_vjepa.planning.protocols import Picture
+from hnet_vjepa.planning.protocols import LARGEST, Picture
 from planner_service.images import MAX_IMAGE_CHARS, encode_image
 
 MAX_FRAMES = 64
 MAX_ACTION_DIM = 64
 MAX_SLOTS = 256
 MAX_SLOT_WIDTH = 4096
+MAX_GOALS = 8
+MAX_PLACES = 16
 # candidates x iterations x horizon: the model steps of one plan. The default search takes about 1300; a client that
 # could ask for a million would hold up everybody else's robot.
 MAX_SEARCH_STEPS = 65_536
@@ -32,19 +34,47 @@ ImageText = Annotated[
 ]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ActionRow = Annotated[list[Number], Field(min_length=1, max_length=MAX_ACTION_DIM)]
+Weight = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Labels = Annotated[list[Label], Field(min_length=1, max_length=32)]
+SlotWeights = Annotated[
+    list[Weight],
+    Field(
+        min_length=1,
+        max_length=MAX_SLOTS,
+        description="How much each slot of the planning state counts (the first number of `state_shape` in GET "
+        "/v1/model says how many there are). The learnt number of steps to the goal is then left out, and `reached` "
+        "stays false.",
+    ),
+]
 
 
 # JSON is read as it is written: no text for numbers, no unknown fields.
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+class RegionBody(BaseModel):
+    """A rectangle of the goal picture in pixels, of which x1 and y1 are the first column and row outside."""
+
+    model_config = STRICT
+
+    x0: int = Field(ge=0)
+    y0: int = Field(ge=0)
+    x1: int = Field(ge=1)
+    y1: int = Field(ge=1)
+
+
 class ImageGoalBody(BaseModel):
-    """Reach the state that a picture from the robot's own camera shows."""
+    """Reach the state that a picture from the robot's own camera shows, all of it or a part."""
 
     model_config = STRICT
 
     kind: Literal["image"]
     image: ImageText
+    region: RegionBody | None = Field(
+        None, description="Only what is seen here counts: weights of the slots follow from it, with all they imply."
+    )
+    slot_weights: SlotWeights | None = None
 
 
 class TextGoalBody(BaseModel):
@@ -62,7 +92,7 @@ class LabelGoalBody(BaseModel):
     model_config = STRICT
 
     kind: Literal["label"]
-    labels: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=32)
+    labels: Labels
 
 
 class LatentGoalBody(BaseModel):
@@ -74,12 +104,62 @@ class LatentGoalBody(BaseModel):
     state: list[Annotated[list[Number], Field(min_length=1, max_length=MAX_SLOT_WIDTH)]] = Field(
         min_length=1, max_length=MAX_SLOTS, description="Slots x width numbers (`state_shape` in GET /v1/model)."
     )
+    slot_weights: SlotWeights | None = None
+
+
+SingleGoalBody = Annotated[
+    ImageGoalBody | TextGoalBody | LabelGoalBody | LatentGoalBody,
+    Field(discriminator="kind", description="A picture, a sentence, labels, or a stored state."),
+]
+
+
+class AllGoalsBody(BaseModel):
+    """Reach a state that is good by all of several goals: their energies are added, each times its weight."""
+
+    model_config = STRICT
+
+    kind: Literal["all"]
+    goals: list[SingleGoalBody] = Field(min_length=1, max_length=MAX_GOALS)
+    weights: list[Weight] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_GOALS,
+        description="One for each goal, by default 1. Energies of different kinds of goals are on different scales.",
+    )
 
 
 GoalBody = Annotated[
-    ImageGoalBody | TextGoalBody | LabelGoalBody | LatentGoalBody,
-    Field(discriminator="kind", description="Where to go: a picture, a sentence, labels, or a stored state."),
+    ImageGoalBody | TextGoalBody | LabelGoalBody | LatentGoalBody | AllGoalsBody,
+    Field(discriminator="kind", description="Where to go: a picture, a sentence, labels, a stored state, or several."),
 ]
+
+
+class CostBody(BaseModel):
+    """What the search makes of the energies of imagined states, and what a plan costs besides."""
+
+    model_config = ConfigDict(
+        **STRICT,
+        json_schema_extra={"examples": [{"over_steps": "closest", "control": 0.1, "avoid": [["left", "low"]]}]},
+    )
+
+    over_steps: Literal["sum", "closest"] = Field(
+        "sum",
+        description="`sum`: the energies after all actions are added up. `closest`: only the closest approach counts.",
+    )
+    control: Weight = Field(
+        0.0,
+        description="Cost of an action that differs by half the range from holding still, in each dimension; it grows "
+        "with the square. On the scale of the goal's energies.",
+    )
+    avoid: list[Labels] = Field(
+        default_factory=list,
+        max_length=MAX_PLACES,
+        description="Places that no imagined state shall be in. A place is where all of its labels hold.",
+    )
+    avoid_weight: Weight = Field(
+        10.0,
+        description="Cost of every imagined state that is surely in such a place, on the scale of the goal's energies.",
+    )
 
 
 class SearchBody(BaseModel):
@@ -108,7 +188,23 @@ class PlanRequest(BaseModel):
                     "goal": {"kind": "image", "image": _EXAMPLE_IMAGE},
                     "seed": 0,
                     "deadline_ms": 200,
-                }
+                },
+                {
+                    "frames": [_EXAMPLE_IMAGE],
+                    "goal": {
+                        "kind": "all",
+                        "goals": [
+                            {
+                                "kind": "image",
+                                "image": _EXAMPLE_IMAGE,
+                                "region": {"x0": 16, "y0": 16, "x1": 48, "y1": 48},
+                            },
+                            {"kind": "text", "text": "move the gripper to the left"},
+                        ],
+                        "weights": [1, 0.5],
+                    },
+                    "cost": {"over_steps": "closest", "control": 0.1, "avoid": [["right"]]},
+                },
             ]
         },
     )
@@ -137,6 +233,7 @@ class PlanRequest(BaseModel):
         examples=[200],
     )
     search: SearchBody | None = None
+    cost: CostBody | None = None
     return_state: bool = Field(False, description="Also send the planning state, to be used as a latent goal later.")
 
 
@@ -162,12 +259,18 @@ class PlanResponse(BaseModel):
     success_probability: float | None = Field(
         None,
         description="Of standing at the goal once as many actions are done as the plan has, planning anew before each; "
-        "null where the checkpoint was not calibrated for it (`hnet calibrate`): other kinds of goals, other horizons.",
+        "null where the checkpoint was not calibrated for it (`hnet calibrate`): other kinds of goals, goals in part, "
+        "other horizons, other costs.",
     )
     unfamiliar: list[Picture] | None = Field(
         None,
         description="Which pictures are unlike all that the model was trained on: `frames` (the last of them), `goal`, "
         "or none. A plan from or to such a picture may mean nothing; a goal may be out of reach. null: not known.",
+    )
+    avoid_probability: list[float] | None = Field(
+        None,
+        description="H numbers: how likely the robot is in a place to be avoided after each action, in the likeliest "
+        "of them; null when there were none.",
     )
     iterations: int = Field(description="Rounds of the search that were run.")
     deadline_met: bool = Field(description="The answer was ready before the deadline; true when there was none.")

@@ -16,13 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.protocols import (
-    ImageGoal,
+    AllGoals,
     LabelGoal,
     LatentGoal,
     ModelCard,
     PlanQuery,
     PlanResult,
     SearchSettings,
+    SingleGoal,
     TextGoal,
 )
 from hnet_vjepa.specs import ActionSpec, CameraSpec
@@ -86,16 +87,14 @@ class FakePlanner:
 
     def answer(self, query: PlanQuery) -> PlanResult:
         """The result for one query: a pure function of what it holds."""
-        goal = query.goal
-        if isinstance(goal, ImageGoal):
-            number = float(goal.frame.astype(np.float64).mean())
-        elif isinstance(goal, TextGoal):
-            number = float(sum(goal.text.encode()))
-        elif isinstance(goal, LabelGoal):
-            number = float(sum(self.card.labels.index(label) + 1 for label in goal.labels))
+        goal, cost = query.goal, query.cost
+        if isinstance(goal, AllGoals):
+            weights = goal.weights or (1.0,) * len(goal.goals)
+            number = sum(weight * self.number(one) for weight, one in zip(weights, goal.goals, strict=True))
         else:
-            assert isinstance(goal, LatentGoal)
-            number = float(goal.state.sum())
+            number = self.number(goal)
+        number += 1000 * (cost.over_steps == "closest") + 3 * cost.control
+        likely = [cost.avoid_weight + len(place) + 0.5 * ("left" in place) for place in cost.avoid]
         search = query.search or self.card.search
         shape = (search.horizon, self.card.action.dim)
         actions = np.random.default_rng(query.seed).standard_normal(shape).astype(np.float32)
@@ -106,8 +105,28 @@ class FakePlanner:
             actions[0, 0] = np.nan
         state = np.full(self.card.state_shape, query.frames[-1].mean() / 3, np.float32)
         return PlanResult(
-            actions, energies, number, number == 0, search.iterations, state, {"encode": 0.5, "plan": 1.5}
+            actions,
+            energies,
+            number,
+            number == 0,
+            search.iterations,
+            state,
+            {"encode": 0.5, "plan": 1.5},
+            avoid_probability=np.array(likely, np.float32) if likely else None,
         )
+
+    def number(self, goal: SingleGoal) -> float:
+        """Something of all that a goal holds."""
+        if isinstance(goal, TextGoal):
+            return float(sum(goal.text.encode()))
+        if isinstance(goal, LabelGoal):
+            return float(sum(self.card.labels.index(label) + 1 for label in goal.labels))
+        weighted = sum(2**i * weight for i, weight in enumerate(goal.slot_weights or ()))
+        if isinstance(goal, LatentGoal):
+            return float(goal.state.sum()) + weighted
+        region = goal.region
+        corners = 0 if region is None else region.x0 + 7 * region.y0 + 11 * region.x1 + 13 * region.y1
+        return float(goal.frame.astype(np.float64).mean()) + weighted + corners
 
 
 @contextlib.contextmanager

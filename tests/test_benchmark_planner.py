@@ -32,6 +32,8 @@ from benchmarks.planner.ablation import (
     variants_of,
     without_warm_start,
 )
+from benchmarks.planner.alternatives import alternatives
+from benchmarks.planner.composition import composition, pairs_across, patched
 from benchmarks.planner.deadline import deadline, lateness
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.latency import latency
@@ -43,6 +45,7 @@ from benchmarks.planner.watched import Spent, asked_again, closed_loop, measured
 from benchmarks.table import rate
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from hnet_vjepa.config import PlanConfig
+from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import check_search
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, PlanResult, SearchSettings
@@ -122,6 +125,10 @@ TASK = Task(
 )
 
 
+# The middle columns are called left, so that this place can be crossed.
+BANDED = replace(TASK, place=lambda state: Placement(-1.0 if 13 < state[0] < 19 else 1.0, 0.0, 0.0), evaluation_steps=8)
+
+
 def tiny_peer(action_dim: int) -> Peer:
     torch.manual_seed(0)
     return Peer(action_dim, TINY).eval()
@@ -159,6 +166,8 @@ def parts(path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Par
             "episode": episode_cost(TASK, path, 4.0, pairs=2, groups=2, make=tiny_peer),
             "pareto": pareto(TASK, path, 4.0, plot, pairs=2, choose=few),
             "ablation-square": ablation(TASK, path, pairs=2),
+            "alternatives-square": alternatives(TASK, path, pairs=2),
+            "composition": composition(BANDED, path, 2, SearchSettings(8, 2, 4, 4), ("left",)),
         }
         assert plot.read_bytes().startswith(b"\x89PNG")
     return made
@@ -380,6 +389,50 @@ def test_every_variant_plays_the_same_pairs_and_is_compared(parts: dict[str, Par
     assert against["energy: latent only"] == against["energy: steps only"] == "does not hold at the goal"
     assert against["random"] == against["does not hold at the goal"] == "planner"
     assert behind["comparisons"]["scripted"]["further"]["median"] <= 0  # nobody ends nearer than the scripted one
+
+
+# Composed goals and costs, and other searches
+
+
+def test_pairs_across_a_place_begin_and_end_outside_and_cross_it() -> None:
+    simulation = Square()
+    for pair in pairs_across(BANDED, simulation, ("left",), 3):
+        (start, _), (end, _) = pair.start_state, pair.goal_state
+        assert {start <= 13, start >= 19} == {end <= 13, end >= 19} == {True, False}  # neither is in the band
+        assert (start <= 13) != (end <= 13)
+    with pytest.raises(UserError, match="0 pairs with the place high on their way; 1 are needed"):
+        pairs_across(BANDED, simulation, ("high",), 1)
+
+
+def test_composition_counts_where_the_simulator_says_the_robot_was(parts: dict[str, Part]) -> None:
+    part = parts["composition"]
+    around = {row["who"]: row for row in part.behind["around"]}
+    assert list(around) == ["planner", "planner that avoids it", "scripted"]
+    scripted = around["scripted"]
+    assert scripted["never_inside"] == 0 and scripted["success_end"][-1]["successes"] == 2
+    assert scripted["inside"] == pytest.approx(scripted["steps_inside"] / 8)
+    assert 1 <= scripted["steps_inside"] <= 3  # the band is 6 pixels wide, a step 3
+    assert part.metrics["inside_with_avoid"] == around["planner that avoids it"]["inside"]
+    for row in part.behind["over_steps"]:
+        assert row["nearest"] <= row["mean"] and row["nearest"] <= row["end"] and 1 <= row["nearest_at"] <= 4
+    assert [row["success_end"][0]["trials"] for row in part.behind["in_part"]] == [2] * 4
+
+
+def test_a_patch_changes_a_corner_only() -> None:
+    frame = toy.picture(20, 20)
+    changed = patched(frame) != frame
+    assert changed[:16, :16].any(-1).all() and not changed[16:].any() and not changed[:, 16:].any()
+
+
+def test_every_search_imagines_equally_many_steps(parts: dict[str, Part], checkpoint: Checkpoint) -> None:
+    rows = parts["alternatives-square"].behind["rows"]
+    plan = checkpoint.model.config.plan
+    budget = plan.candidates * plan.iterations * plan.horizon
+    assert len(rows) == 2 * 5 and {row["budget"] for row in rows} == {"as shipped", "4 times as much"}
+    for row in rows:
+        assert row["imagined"] == budget * (1 if row["budget"] == "as shipped" else 4), row["who"]
+        assert (row["against"] is None) == (row["who"] == "planner")
+        assert row["success_end"]["trials"] == (2 if row["budget"] == "as shipped" else 1) and row["cpu_s"] > 0
 
 
 # The service's deadline, and memory

@@ -7,6 +7,7 @@ import torch
 
 from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.cem import Found
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import (
     ImageGoal,
@@ -127,13 +128,10 @@ def test_at_the_goal_it_says_so_and_holds_still(toy_run: Path) -> None:
     assert not away.reached
 
 
-def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alone(
-    toy_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alone(toy_run: Path) -> None:
     checkpoint = load_checkpoint(toy_run / "action")
-    sure = WorldModelPlanner(
-        replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": 1e-3}))
-    )
+    certain = replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": 1e-3}))
+    sure = WorldModelPlanner(certain)
     frame = toy.picture(20, 12)
     there, away = query(frames=frame[None], goal=ImageGoal(frame)), query(1)
     alone = sure.plan([away])[0]
@@ -149,13 +147,13 @@ def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alon
             objective = sure._objective([there.goal], torch.zeros(1, 4, dtype=torch.bool))
             assert float(objective(state[:, None], before[:, None])) == pytest.approx(float(energy), abs=1e-5)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object) -> Found:
         raise AssertionError("searched")
 
-    monkeypatch.setattr("hnet_vjepa.planning.planner.search_actions", fail)
-    np.testing.assert_array_equal(sure.plan([there])[0].actions, mixed[0].actions)
+    idle = WorldModelPlanner(certain, fail)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(idle.plan([there])[0].actions, mixed[0].actions)
     with pytest.raises(AssertionError, match="searched"):
-        sure.plan([away])
+        idle.plan([away])
 
 
 def test_a_stored_state_is_reached_where_it_was_taken(planner: WorldModelPlanner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.planning.planner import LARGEST, WorldModelPlanner, load_planner
+from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import (
+    LARGEST,
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
     LatentGoal,
     PlanQuery,
+    Region,
     SearchSettings,
     TextGoal,
 )
@@ -150,6 +155,40 @@ def test_finite_input_gives_a_finite_plan_inside_the_bounds(planner: WorldModelP
     assert not outside(result.actions, planner.card.action)
     inactive = [d for d in range(DIM) if d not in planner.card.action.active]
     assert (result.actions[:, inactive] == 0).all()
+
+
+@st.composite
+def composed(draw: st.DrawFn) -> PlanQuery:
+    """Any cost, and a goal that is whole, in part, or several."""
+    weight = st.floats(0, LARGEST, width=32)
+    weights = st.tuples(weight, weight, weight, weight).filter(any)
+    corner = st.tuples(st.integers(0, 30), st.integers(0, 30))
+    region = corner.flatmap(
+        lambda xy: st.builds(
+            Region, st.just(xy[0]), st.just(xy[1]), st.integers(xy[0] + 1, 32), st.integers(xy[1] + 1, 32)
+        )
+    )
+    in_part = st.one_of(
+        st.builds(ImageGoal, frames(), region),
+        st.builds(ImageGoal, frames(), st.none(), weights),
+        st.builds(LatentGoal, st.just(np.ones(STATE, np.float32)), weights),
+    )
+    several = st.lists(in_part | goals(), min_size=1, max_size=3).map(lambda them: AllGoals(tuple(them)))
+    place = st.sampled_from([("left",), ("right",), ("left", "right")])
+    cost = st.builds(Cost, st.sampled_from(["sum", "closest"]), weight, st.lists(place, max_size=2).map(tuple), weight)
+    query: PlanQuery = draw(queries())
+    return replace(query, goal=draw(st.one_of(goals(), in_part, several)), cost=draw(cost))
+
+
+@settings(max_examples=100, deadline=None)
+@given(composed())
+def test_composed_goals_and_costs_too(planner: WorldModelPlanner, query: PlanQuery) -> None:
+    [result] = planner.plan([query])
+    assert np.isfinite(result.energies).all() and np.isfinite(result.energy_now)
+    assert not outside(result.actions, planner.card.action)
+    if query.cost.avoid:
+        assert result.avoid_probability is not None and result.avoid_probability.shape == result.energies.shape
+        assert ((result.avoid_probability >= 0) & (result.avoid_probability <= 1)).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -25,6 +25,7 @@ from tests.service_fakes import FakePlanner, picture, serving_ready
 GOOD = encode_image(picture())
 PLAIN = encode_image(np.zeros((64, 64, 3), np.uint8))  # short, for hypothesis prints what it draws from
 JSON = {"content-type": "application/json"}
+CORNER = {"x0": 0, "y0": 0, "x1": 9, "y1": 9}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,71 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "blank text": (body(goal={"kind": "text", "text": " \n"}), "goal.text", "blank"),
     "latent shape": (body(goal={"kind": "latent", "state": [[0.0, 1.0]]}), "goal.state", "3 x 4"),
     "latent huge number": (body(goal={"kind": "latent", "state": [[1e300] * 4] * 3}), "goal.state", "32-bit"),
+    "region outside": (
+        body(goal={"kind": "image", "image": GOOD, "region": {"x0": 0, "y0": 10, "x1": 64, "y1": 65}}),
+        "goal.region",
+        "rows 10 to 65: no rectangle inside the picture of 64 columns and 64 rows",
+    ),
+    "region without area": (
+        body(goal={"kind": "image", "image": GOOD, "region": {"x0": 5, "y0": 0, "x1": 5, "y1": 9}}),
+        "goal.region",
+        "columns 5 to 5",
+    ),
+    "region without a corner": (
+        body(goal={"kind": "image", "image": GOOD, "region": {"x0": 5, "y0": 0, "x1": 9}}),
+        "goal.region.y1",
+        "required",
+    ),
+    "region and weights": (
+        body(goal={"kind": "image", "image": GOOD, "region": CORNER, "slot_weights": [1, 1, 1]}),
+        "goal.region",
+        "not both",
+    ),
+    "too few weights": (
+        body(goal={"kind": "image", "image": GOOD, "slot_weights": [1, 1]}),
+        "goal.slot_weights",
+        "2 numbers for 3 slots",
+    ),
+    "negative weight": (
+        body(goal={"kind": "latent", "state": [[0] * 4] * 3, "slot_weights": [1, -1, 1]}),
+        "goal.slot_weights.1",
+        "greater than or equal to 0",
+    ),
+    "no weight": (
+        body(goal={"kind": "latent", "state": [[0] * 4] * 3, "slot_weights": [0, 0, 0]}),
+        "goal.slot_weights",
+        "all weights are zero",
+    ),
+    "no goals": (body(goal={"kind": "all", "goals": []}), "goal.goals", "at least 1"),
+    "goals in goals": (
+        body(goal={"kind": "all", "goals": [{"kind": "all", "goals": []}]}),
+        "goal.goals.0",
+        "'image', 'text', 'label', 'latent'",
+    ),
+    "wrong one of several": (
+        body(goal={"kind": "all", "goals": [{"kind": "text", "text": "x"}, {"kind": "label", "labels": ["up"]}]}),
+        "goal.goals.1.labels.0",
+        "unknown label 'up'",
+    ),
+    "one of several incomplete": (
+        body(goal={"kind": "all", "goals": [{"kind": "text", "text": "x"}, {"kind": "image"}]}),
+        "goal.goals.1.image",
+        "required",
+    ),
+    "too many weights of goals": (
+        body(goal={"kind": "all", "goals": [{"kind": "text", "text": "x"}], "weights": [1, 2]}),
+        "goal.weights",
+        "2 numbers for 1 goals",
+    ),
+    "unknown way over steps": (body(cost={"over_steps": "last"}), "cost.over_steps", "'sum' or 'closest'"),
+    "negative control": (body(cost={"control": -1}), "cost.control", "greater than or equal to 0"),
+    "unknown place": (
+        body(cost={"avoid": [["left"], ["up"]]}),
+        "cost.avoid",
+        "'up'; choose one of: left, right",
+    ),
+    "place without labels": (body(cost={"avoid": [[]]}), "cost.avoid.0", "at least 1"),
+    "places that are labels": (body(cost={"avoid": ["left"]}), "cost.avoid.0", "array"),
     "action size": (
         body(previous_actions=[[0, 0, 0], [0, 0]]),
         "previous_actions.1",
@@ -145,6 +211,9 @@ def test_wrong_field_is_named(http: httpx.Client, name: str) -> None:
         ('"previous_actions":[[0,%s,0]]', "previous_actions.0.1"),
         ('"deadline_ms":%s', "deadline_ms"),
         ('"goal":{"kind":"latent","state":[[%s]]}', "goal.state.0.0"),
+        ('"goal":{"kind":"latent","state":[[0]],"slot_weights":[%s]}', "goal.slot_weights.0"),
+        ('"cost":{"control":%s}', "cost.control"),
+        ('"cost":{"avoid":[["left"]],"avoid_weight":%s}', "cost.avoid_weight"),
     ],
 )
 def test_nan_and_infinity_are_refused(http: httpx.Client, number: str, place: str, field: str) -> None:
@@ -251,8 +320,8 @@ def test_openapi_describes_what_is_accepted(http: httpx.Client) -> None:
     assert {"ImageGoalBody", "TextGoalBody", "LabelGoalBody", "LatentGoalBody", "Problem", "PlanResponse"} <= set(
         models
     )
-    example = models["PlanRequest"]["examples"][0]
-    assert http.post("/v1/plan", json=example).status_code == 200
+    for example in models["PlanRequest"]["examples"]:
+        assert http.post("/v1/plan", json=example).status_code == 200
     text = json.dumps(schema)
     references = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert references <= set(models)
@@ -280,6 +349,10 @@ GOALS = st.one_of(
         {"kind": st.just("label"), "labels": st.lists(st.sampled_from(["left", "right", "up"])) | VALUES}
     ),
     st.fixed_dictionaries({"kind": st.just("latent"), "state": st.lists(st.lists(st.floats() | VALUES)) | VALUES}),
+    st.fixed_dictionaries(
+        {"kind": st.just("all"), "goals": st.lists(st.just({"kind": "text", "text": "x"}) | VALUES) | VALUES},
+        optional={"weights": st.lists(st.floats() | VALUES) | VALUES},
+    ),
     VALUES,
 )
 REQUESTS = st.fixed_dictionaries(
@@ -296,6 +369,15 @@ REQUESTS = st.fixed_dictionaries(
         )
         | VALUES,
         "return_state": st.booleans() | VALUES,
+        "cost": st.fixed_dictionaries(
+            {},
+            optional={
+                "over_steps": st.sampled_from(["sum", "closest"]) | VALUES,
+                "control": st.floats(0, 10) | VALUES,
+                "avoid": st.lists(st.lists(st.sampled_from(["left", "up"]))) | VALUES,
+            },
+        )
+        | VALUES,
         "other": VALUES,
     },
 )

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.planning.protocols import (
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
     LatentGoal,
     PlanQuery,
+    Region,
     SearchSettings,
     TextGoal,
 )
@@ -31,6 +34,16 @@ GOALS: list[Goal] = [
     TextGoal("move to the far lëft corner 🤖"),
     LabelGoal(("right", "left")),
     LatentGoal(LATENT),
+    ImageGoal(picture(9), Region(1, 2, 30, 64)),
+    ImageGoal(picture(9), slot_weights=(0.0, 1.0, 0.25)),
+    LatentGoal(LATENT, (1.0, 0.0, 2.0)),
+    AllGoals((TextGoal("left"), ImageGoal(picture(9), Region(0, 0, 64, 9)), LabelGoal(("left",)))),
+    AllGoals((LatentGoal(LATENT, (0.0, 1.0, 0.0)), LabelGoal(("right",))), (0.5, 3.0)),
+]
+COSTS = [
+    Cost(),
+    Cost("closest", 0.25),
+    Cost(avoid=(("left",), ("left", "right")), avoid_weight=7.5),
 ]
 
 
@@ -55,6 +68,7 @@ def assert_same(reply: PlanReply, query: PlanQuery) -> None:
     expected = FakePlanner().answer(query)
     np.testing.assert_array_equal(reply.actions, expected.actions)
     np.testing.assert_array_equal(reply.energies, expected.energies)
+    np.testing.assert_array_equal(reply.avoid_probability, expected.avoid_probability)
     assert reply.energy_now == expected.energy_now
     assert (reply.reached, reply.iterations) == (expected.reached, expected.iterations)
 
@@ -78,6 +92,14 @@ def test_reply_is_the_planners_own(client: PlannerClient, planner: FakePlanner, 
     if isinstance(goal, ImageGoal):
         assert isinstance(seen.goal, ImageGoal)
         np.testing.assert_array_equal(seen.goal.frame, goal.frame)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_costs_arrive_as_they_were_sent(client: PlannerClient, planner: FakePlanner, cost: Cost) -> None:
+    reply = client.plan(picture(1)[None], TextGoal("a"), cost=cost)
+    assert planner.batches[-1][0].cost == cost
+    assert_same(reply, PlanQuery(picture(1)[None], TextGoal("a"), cost=cost))
+    assert (reply.avoid_probability is None) == (not cost.avoid)
 
 
 def test_state_of_an_answer_is_a_goal_for_the_next(client: PlannerClient) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from benchmarks import render
 from benchmarks.part import Part
 from benchmarks.planner.ablation import ablation
+from benchmarks.planner.alternatives import alternatives
 from benchmarks.planner.calibration import calibration
+from benchmarks.planner.composition import composition
 from benchmarks.planner.deadline import deadline
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.familiarity import familiarity
@@ -28,10 +30,11 @@ from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError, one_of
 from sims.registry import get_task
+from sims.task import Task
 
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success
-ABLATED = (TASK, "point-maze", "two-room")
+COMPARED = (TASK, "point-maze", "two-room")
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -45,14 +48,16 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
         "deadline": (checkpoint, lambda: deadline(task, checkpoint)),
         "memory": (checkpoint, lambda: memory(checkpoint)),
         "familiarity": (checkpoint, lambda: familiarity(task, checkpoint)),
+        "composition": (checkpoint, lambda: composition(task, checkpoint)),
     }
 
-    def ablated(name: str, source: Path) -> Callable[[], Part]:
-        return lambda: ablation(get_task(name), source)
+    def on_task(part: Callable[[Task, Path], Part], name: str, source: Path) -> Callable[[], Part]:
+        return lambda: part(get_task(name), source)
 
-    for name in ABLATED:
+    for name in COMPARED:
         source = checkpoint if name == TASK else zoo.path(name)
-        made[f"ablation-{name}"] = (source, ablated(name, source))
+        made[f"ablation-{name}"] = (source, on_task(ablation, name, source))
+        made[f"alternatives-{name}"] = (source, on_task(alternatives, name, source))
     # Last, since a checkpoint that says no probabilities ends the run.
     made["calibration"] = (checkpoint, lambda: calibration(task, checkpoint, IMAGES / "planner_calibration.png"))
     return made

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.table import Rate, Table
-from sims.evaluate import in_unit, shown_in
+from sims.evaluate import in_unit, length, shown_in
 
 
 def latency(parts: Mapping[str, Any], rate: Rate) -> Table:
@@ -177,6 +177,115 @@ def familiarity(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["goal pictures", "strange", "called unfamiliar", "pictures"], rows, note, ("familiarity",))
 
 
+def alternatives(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Every search on every task at both budgets, with how it compares with ours on the same pairs."""
+    names = tuple(name for name in parts if name.startswith("alternatives-"))
+    rows = []
+    for name in names:
+        settings, last = parts[name]["settings"], ""
+        for row in parts[name]["rows"]:
+            cells = ["–", "–"]
+            if row["against"]:
+                pair = row["against"]["success_end"][settings["criterion"]]
+                cells = [
+                    f"{-100 * pair['difference']:+.0f} points, p = {pair['p_value']:.2g}",
+                    _signed(row["against"]["further"], settings["unit"]),
+                ]
+            about = f"`{settings['task']}`, within {settings['criterion']}, {_search(row['search'])}"
+            rows.append(
+                [
+                    about if about != last else "",
+                    "CEM (ships)" if row["who"] == "planner" else row["who"],
+                    rate(row["success_end"]),
+                    *cells,
+                    f"{row['imagined']:.0f}",
+                    f"{1e3 * row['cpu_s']:.1f}",
+                ]
+            )
+            last = about
+    note = (
+        "Success at the end on dev pairs, one thread; imagined steps without those of the learnt proposal, which all "
+        "have; a step that is differentiated counts three times. Comparisons are pair by pair (exact McNemar test)."
+    )
+    head = ["", "search", "success", "against ours", "ends further away by", "steps per plan", "CPU ms per plan"]
+    return Table(head, rows, note, names)
+
+
+def avoiding(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """A place in the way, with and without the wish to avoid it."""
+    part = parts["composition"]
+    settings = part["settings"]
+    rows = [
+        [
+            row["who"],
+            f"{100 * row['inside']:.1f} %",
+            f"{row['steps_inside']:.1f}",
+            f"{100 * row['never_inside']:.0f} %",
+            rate(row["success_end"][-1]),
+            f"{shown_in(settings['unit'])[0] * row['final_distance']:.2g}",
+        ]
+        for row in part["around"]
+    ]
+    note = (
+        f"The first {settings['pairs']} dev pairs of {settings['task']} of which the scripted way leads through the "
+        f"place that is {' and '.join(settings['place'])}; {_search(settings['search'])}, `avoid_weight` "
+        f"{settings['avoid_weight']:g}. Where the robot is says the simulator."
+    )
+    strict = f"within {length(settings['tolerance'], settings['unit'])} at the end"
+    away = in_unit("ends away, median", settings["unit"])
+    head = ["", "steps in the place", "of these per episode", "episodes without any", strict, away]
+    return Table(head, rows, note, ("composition",))
+
+
+def over_steps(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """How energies count over the steps: plans that are done to their end without looking."""
+    part = parts["composition"]
+    settings = part["settings"]
+    factor = shown_in(settings["unit"])[0]
+    rows = [
+        [
+            row["cost"],
+            *(f"{factor * row[key]:.2g}" for key in ("nearest", "mean", "end")),
+            f"{row['nearest_at']:.1f}",
+            f"{row['moved']:.1f}",
+        ]
+        for row in part["over_steps"]
+    ]
+    note = (
+        f"One plan for each of {settings['pairs']} dev pairs of {settings['task']} ({_search(settings['wide'])}), done "
+        "without looking; medians over the pairs, of the last two columns means."
+    )
+    unit = settings["unit"]
+    head = [
+        "cost",
+        *(in_unit(what, unit) for what in ("nearest", "mean of the steps", "end")),
+        "nearest after action",
+        "squared size of actions",
+    ]
+    return Table(head, rows, note, ("composition",))
+
+
+def in_part(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Goal pictures with something foreign in a corner, whole and in part."""
+    part = parts["composition"]
+    settings = part["settings"]
+    rows = [
+        [
+            row["who"],
+            *(rate(found) for found in (row["success_end"][0], row["success_end"][-1])),
+            f"{shown_in(settings['unit'])[0] * row['final_distance']:.2g}",
+        ]
+        for row in part["in_part"]
+    ]
+    note = (
+        f"{settings['pairs']} dev pairs of {settings['task']}; a bright square of {settings['patch']} x "
+        f"{settings['patch']} pixels in the upper left corner of the goal picture."
+    )
+    unit = settings["unit"]
+    within = [f"within {length(settings[key], unit)} at the end" for key in ("loosest", "tolerance")]
+    return Table(["goal picture", *within, in_unit("ends away, median", unit)], rows, note, ("composition",))
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-latency": latency,
     "planner-episode": episode,
@@ -186,6 +295,10 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-memory": memory,
     "planner-calibration": calibration,
     "planner-familiarity": familiarity,
+    "planner-alternatives": alternatives,
+    "planner-avoiding": avoiding,
+    "planner-over-steps": over_steps,
+    "planner-in-part": in_part,
 }
 
 

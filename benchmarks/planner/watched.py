@@ -57,7 +57,8 @@ def stamped(query: PlanQuery, run: int = 0, new_goal: bool = False) -> PlanQuery
     frames = [_stamp(frame, run, first + i) for i, frame in enumerate(query.frames)]
     goal = query.goal
     if isinstance(goal, ImageGoal):
-        goal = ImageGoal(_stamp(goal.frame, run, -1 - (query.seed if new_goal else query.seed // EPISODE)))
+        stamp = _stamp(goal.frame, run, -1 - (query.seed if new_goal else query.seed // EPISODE))
+        goal = replace(goal, frame=stamp)
     return replace(query, frames=np.stack(frames), goal=goal)
 
 

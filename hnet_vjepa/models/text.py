@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 
@@ -12,11 +11,7 @@ from torch import Tensor, nn
 
 from hnet_vjepa.config import TextConfig
 from hnet_vjepa.models.transformer import AttentionPool, Block, key_bias
-
-
-def split_words(sentence: str) -> list[str]:
-    """The words of a sentence, in lower case."""
-    return re.findall(r"\w+", sentence.lower())
+from hnet_vjepa.words import split_words
 
 
 def hash_words(sentences: Sequence[str], buckets: int, words: int) -> Tensor:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,25 @@ class Found:
     actions: Tensor  # B x H x A, in -1..1
     energies: Tensor  # B x H
     iterations: tuple[int, ...]  # B, rounds until it was found: fewer than asked when time was up or the mean settled
+
+
+class Search(Protocol):
+    """A way to find action sequences of low summed energy: ``search_actions``, or what is compared with it."""
+
+    def __call__(
+        self,
+        score: Score,
+        start: Tensor,
+        search: SearchSettings,
+        seeds: Sequence[int],
+        plan: PlanConfig,
+        std: Tensor,
+        deadline: float | None = None,
+        allow: Allow = ...,
+        propose: Propose | None = None,
+    ) -> Found:
+        """See ``search_actions``."""
+        ...
 
 
 def check_search(search: SearchSettings) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,11 @@ from hnet_vjepa.models.world_model import with_motion
 
 class Objective(Protocol):
     """The goals of B queries, all of one kind."""
+
+    @property
+    def aim(self) -> Tensor | None:
+        """Goal states B x S x d to which actions can be proposed; None where a goal is no state."""
+        ...
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """Energies B x N of states B x N x S x d (N candidates), given the states one step before each."""
@@ -56,6 +62,11 @@ class StateObjective:
     steps: TemporalDistance
     near: float  # energy below which the goal is reached
 
+    @property
+    def aim(self) -> Tensor:
+        """See Objective."""
+        return self.goal
+
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
         goal, here, there = (x[:, None] for x in (self.goal, self.mask, self.goal_mask))
@@ -67,12 +78,42 @@ class StateObjective:
 
 
 @dataclass(frozen=True)
+class PartObjective:
+    """Distance to a goal state in some of its slots: how different those look, as a weighted mean.
+
+    The number of steps to the goal is left out: it is learnt of all slots together, and would ask for the rest of the
+    goal state too. Without it the calibrated energy means nothing, so such a goal never counts as reached.
+    """
+
+    goal: Tensor  # B x S x d
+    goal_mask: Tensor  # B x S, True = slot that holds nothing
+    mask: Tensor  # B x S, of the state the search starts from
+    weights: Tensor  # B x S, not negative
+    plan: PlanConfig
+
+    @property
+    def aim(self) -> Tensor:
+        """See Objective."""
+        return self.goal
+
+    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+        """See Objective."""
+        goal, here, there, weights = (x[:, None] for x in (self.goal, self.mask, self.goal_mask, self.weights))
+        return energy(states, goal, self.plan.distance, here, there, weights, self.plan.unmatched)
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """Not known."""
+        return torch.zeros(states.shape[:2], dtype=torch.bool)
+
+
+@dataclass(frozen=True)
 class TextObjective:
     """Disagreement with a sentence, 0 (agrees) to 2."""
 
     project: Callable[[Tensor], Tensor]
     text: Tensor  # B x E, unit vectors
     near: float
+    aim: None = None
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
@@ -83,23 +124,47 @@ class TextObjective:
         return self(states, before) < self.near
 
 
+def label_logits(probe: Callable[[Tensor], Tensor], states: Tensor, before: Tensor) -> Tensor:
+    """What a probe says of states B x N x S x d, given the states one step before each: B x N x L."""
+    logits: Tensor = probe(with_motion(states, before).flatten(0, 1)).float().unflatten(0, states.shape[:2])
+    return logits
+
+
 @dataclass(frozen=True)
 class LabelObjective:
     """How unlikely the wanted labels are: minus the mean log probability of those that are wanted."""
 
     probe: Callable[[Tensor], Tensor]
     wanted: Tensor  # B x L, 1 where the label is wanted
-
-    def _logits(self, states: Tensor, before: Tensor) -> Tensor:
-        read = with_motion(states, before).flatten(0, 1)  # (B*N) x S x 2d
-        logits: Tensor = self.probe(read).float().unflatten(0, states.shape[:2])  # B x N x L
-        return logits
+    aim: None = None
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
         wanted = self.wanted[:, None]
-        return -(F.logsigmoid(self._logits(states, before)) * wanted).sum(-1) / wanted.sum(-1)
+        return -(F.logsigmoid(label_logits(self.probe, states, before)) * wanted).sum(-1) / wanted.sum(-1)
 
     def reached(self, states: Tensor, before: Tensor) -> Tensor:
         """Every wanted label is more likely than not."""
-        return ((self._logits(states, before) > 0) | (self.wanted[:, None] == 0)).all(-1)
+        return ((label_logits(self.probe, states, before) > 0) | (self.wanted[:, None] == 0)).all(-1)
+
+
+@dataclass(frozen=True)
+class AllObjective:
+    """Several goals at once: the weighted sum of their energies; reached when all are."""
+
+    parts: tuple[Objective, ...]
+    weights: Tensor  # B x parts
+
+    @property
+    def aim(self) -> Tensor | None:
+        """That of the first goal that has one."""
+        return next((part.aim for part in self.parts if part.aim is not None), None)
+
+    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+        """See Objective."""
+        energies = torch.stack([part(states, before) for part in self.parts], -1)  # B x N x parts
+        return (energies * self.weights[:, None]).sum(-1)
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        """Every one of them."""
+        return torch.stack([part.reached(states, before) for part in self.parts]).all(0)

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,24 @@ from torch import Tensor
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
-from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.proposal import propose
-from hnet_vjepa.models.text import split_words
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import Found, Propose, Score, check_search, search_actions
+from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
+from hnet_vjepa.planning.checks import check_cost, check_goal
+from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, Imagined, Term, total
 from hnet_vjepa.planning.limits import limits_of
-from hnet_vjepa.planning.objectives import LabelObjective, Objective, StateObjective, TextObjective
+from hnet_vjepa.planning.objectives import (
+    AllObjective,
+    LabelObjective,
+    Objective,
+    PartObjective,
+    StateObjective,
+    TextObjective,
+)
 from hnet_vjepa.planning.protocols import (
+    AllGoals,
+    Cost,
     Goal,
     ImageGoal,
     LabelGoal,
@@ -31,18 +42,24 @@ from hnet_vjepa.planning.protocols import (
     Picture,
     PlanQuery,
     PlanResult,
+    Region,
     SearchSettings,
     TextGoal,
+    goal_kind,
+    in_part,
+    single_goals,
 )
+from hnet_vjepa.planning.regions import slot_shares
 from hnet_vjepa.planning.traced import Function, Shapes, traced
+from hnet_vjepa.words import split_words
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
+REMEMBERED_REGIONS = 64
 
 STRANGE: dict[Picture, str] = {
     "frames": "the last frame is unlike all that the model was trained on; the plan may mean nothing",
     "goal": "the goal picture is unlike all that the model was trained on; it may be out of reach",
 }
-LARGEST = 1e6  # of a stored state's numbers; those of pictures are of the order of 1
 
 
 @dataclass(frozen=True)
@@ -60,21 +77,32 @@ class _Present:
         return _Present(self.state[rows], self.before[rows], self.mask[rows], self.acted[rows], self.strange[rows])
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What one query is answered with."""
+
+    actions: Tensor  # H x A, in -1..1
+    energies: Tensor  # H, to the goal
+    iterations: int
+    inside: Tensor | None = None  # H, the probability of being where it must not be; None without such places
+
+
 class WorldModelPlanner:
     """Plans with one checkpoint. Queries are answered in batches; those with like goals and settings share a search."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, search: Search = search_actions) -> None:
         if "action" not in checkpoint.manifest.trained():
             raise UserError(
                 f"{checkpoint.path} has no dynamics; planning needs the phase 'action' (hnet train --phases action)"
             )
-        self._model = checkpoint.model
+        self._model, self._find = checkpoint.model, search
         self._robot = checkpoint.model.robot
         manifest = checkpoint.manifest  # without a calibration no goal counts as reached
         self._near = -1.0 if manifest.reached_energy is None else manifest.reached_energy
         self._near_text = -1.0 if manifest.reached_text_energy is None else manifest.reached_text_energy
         self._words, self._success = frozenset(manifest.words), manifest.success
         self._pictures: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
+        self._shares = lru_cache(REMEMBERED_REGIONS)(self._slot_shares)
         self._familiarity = checkpoint.familiarity
         spec = self._robot.action
         active = list(spec.active)
@@ -134,7 +162,8 @@ class WorldModelPlanner:
                     f"previous_actions: shape {query.previous_actions.shape}; expected H x {card.action.dim}"
                 )
             card.action.check(query.previous_actions, "previous_actions")
-        _check_goal(query.goal, card)
+        check_goal(query.goal, card)
+        check_cost(query.cost, card)
 
     @torch.inference_mode()
     def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
@@ -142,56 +171,95 @@ class WorldModelPlanner:
         for query in queries:
             self.check(query)
         results: list[PlanResult | None] = [None] * len(queries)
-        groups: dict[tuple[type[Goal], SearchSettings, int], list[int]] = {}
+        groups: dict[tuple[tuple[str, ...], Cost, SearchSettings, int], list[int]] = {}
         for i, query in enumerate(queries):
-            key = (_kind(query.goal), query.search or self._card.search, min(len(query.frames), self._card.history + 1))
+            frames = min(len(query.frames), self._card.history + 1)
+            key = (goal_kind(query.goal), query.cost, query.search or self._card.search, frames)
             groups.setdefault(key, []).append(i)
-        for (_, search, frames), members in groups.items():
+        for (_, _, search, frames), members in groups.items():
             answers = self._plan_alike([queries[i] for i in members], search, frames)
             for i, answer in zip(members, answers, strict=True):
                 results[i] = answer
         return [result for result in results if result is not None]
 
     def _plan_alike(self, queries: list[PlanQuery], search: SearchSettings, frames: int) -> list[PlanResult]:
-        """One search for queries with the same kind of goal, the same settings and equally many frames."""
+        """One search for queries with the same kind of goal, cost and settings, and equally many frames."""
         begun = time.monotonic()
         now = self._present(queries, frames)
         objective = self._objective([q.goal for q in queries], now.mask)
         energy_now = objective(now.state[:, None], now.before[:, None])[:, 0]
-        reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
+        arrived = objective.reached(now.state[:, None], now.before[:, None])[:, 0]
+        avoid = self._avoid(queries[0].cost)
+        if avoid is not None:  # who is at the goal, but where it must not be, does not stay there
+            arrived &= (avoid.inside(now.state[:, None], now.before[:, None]) <= 0.5).all(-1)[:, 0]
+        reached = arrived.tolist()
         encoded = time.monotonic()
-
-        plans: dict[int, tuple[Tensor, Tensor, int]] = {}  # actions H x A, energies H, iterations
-        for there, decide in ((True, self._stay), (False, self._search)):
+        plans: dict[int, _Plan] = {}
+        for there, decide in ((True, self._stay), (False, self._go)):
             rows = [i for i, arrived in enumerate(reached) if arrived == there]
             if rows:
-                some, here = [queries[i] for i in rows], now.of(rows)
-                found = decide(some, here, self._objective([q.goal for q in some], here.mask), search)
-                plans.update(zip(rows, zip(found.actions, found.energies, found.iterations, strict=True), strict=True))
+                plans.update(zip(rows, decide([queries[i] for i in rows], now.of(rows), search), strict=True))
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            (actions, energies, iterations), unfamiliar = plans[i], self._unfamiliar(query.goal, bool(now.strange[i]))
+            plan, unfamiliar = plans[i], self._unfamiliar(query.goal, bool(now.strange[i]))
             results.append(
                 PlanResult(
-                    actions=self._to_robot(actions),
-                    energies=energies.numpy(),
+                    actions=self._to_robot(plan.actions),
+                    energies=plan.energies.numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
-                    iterations=iterations,
+                    iterations=plan.iterations,
                     state=now.state[i].numpy(),
-                    success=self._probability(query.goal, float(energy_now[i]), energies.numpy()),
+                    success=self._probability(query, float(energy_now[i]), plan.energies.numpy()),
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
+                    avoid_probability=None if plan.inside is None else plan.inside.numpy(),
                     warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
                 )
             )
         return results
 
-    def _probability(self, goal: Goal, energy_now: float, energies: NDArray[np.float32]) -> float | None:
-        """Of reaching a pictured or stored goal; the energies of other kinds are on other scales."""
-        if self._success is None or not isinstance(goal, ImageGoal | LatentGoal):
+    def _stay(self, queries: list[PlanQuery], now: _Present, search: SearchSettings) -> list[_Plan]:
+        """Hold still: the answer where the goal is reached, which needs no search."""
+        hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
+        actions = self._limits.project(hold, self._from_model(now.acted))[:, 0]
+        goal = GoalTerm(self._objective([q.goal for q in queries], now.mask))
+        return self._told(actions, (0,) * len(queries), now, goal, self._avoid(queries[0].cost))
+
+    def _go(self, queries: list[PlanQuery], now: _Present, search: SearchSettings) -> list[_Plan]:
+        """Search for the actions whose costs add up to least."""
+        objective, cost = self._objective([q.goal for q in queries], now.mask), queries[0].cost
+        goal, avoid = GoalTerm(objective), self._avoid(cost)
+        terms = self._terms(queries, goal, avoid)
+        found = self._search(queries, now, objective, search, lambda actions: total(terms, self._foresee(now, actions)))
+        if cost == Cost():  # then the search minimised the energies of the goal and nothing else
+            return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
+        return self._told(found.actions, found.iterations, now, goal, avoid)
+
+    def _told(
+        self, actions: Tensor, iterations: Sequence[int], now: _Present, goal: GoalTerm, avoid: AvoidTerm | None
+    ) -> list[_Plan]:
+        """What is said of plans B x H x A, whatever it was that they were found by."""
+        imagined = self._foresee(now, actions[:, None])
+        inside: list[Tensor | None] = [None] * len(actions)
+        if avoid is not None:
+            inside = list(avoid.inside(imagined.states[:, 0], imagined.before[:, 0]).amax(-1))
+        return [_Plan(*plan) for plan in zip(actions, goal(imagined)[:, 0], iterations, inside, strict=True)]
+
+    def _foresee(self, now: _Present, actions: Tensor) -> Imagined:
+        """What B robots imagine of N candidates each, B x N x H x A in -1..1."""
+        batch, candidates = actions.shape[:2]
+        starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
+        [imagined] = self._imagined(starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
+        earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
+        states, before = (x.unflatten(0, (batch, candidates)) for x in (imagined, earlier))
+        return Imagined(states, before, actions)
+
+    def _probability(self, query: PlanQuery, energy_now: float, energies: NDArray[np.float32]) -> float | None:
+        """Of reaching a pictured or stored goal; what is measured holds for no other energies and costs."""
+        if self._success is None or query.cost != Cost() or goal_kind(query.goal) != ("state",):
             return None
         return self._success.probability(energy_now, energies)
 
@@ -209,42 +277,13 @@ class WorldModelPlanner:
         self._search([query], now, self._objective([query.goal], now.mask), search, score)
         return np.stack([self._to_robot(actions) for actions in tried[0][0]])
 
-    def _score(self, now: _Present, objective: Objective) -> Score:
-        """The energies of what B robots imagine."""
-
-        def score(actions: Tensor) -> Tensor:
-            batch, candidates, horizon, _ = actions.shape
-            starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
-            [imagined] = self._imagined(starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
-            earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-            per_step, per_step_before = (  # B x (N*H) x S x d
-                x.unflatten(0, (batch, candidates)).flatten(1, 2) for x in (imagined, earlier)
-            )
-            return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
-
-        return score
-
-    def _stay(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Found:
-        """Hold still: the answer where the goal is reached, which needs no search."""
-        hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
-        actions = self._limits.project(hold, self._from_model(now.acted))
-        return Found(actions[:, 0], self._score(now, objective)(actions)[:, 0], (0,) * len(queries))
-
     def _search(
-        self,
-        queries: list[PlanQuery],
-        now: _Present,
-        objective: Objective,
-        search: SearchSettings,
-        score: Score | None = None,
+        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
     ) -> Found:
-        """Search for the actions that ``score`` likes best (without it, those that come nearest to the goal).
-
-        It begins with what is known of each query.
-        """
+        """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
         plan, last = self._model.config.plan, self._from_model(now.acted)
-        return search_actions(
-            score or self._score(now, objective),
+        return self._find(
+            score,
             torch.stack([self._first_mean(q, search.horizon) for q in queries]),
             search,
             [q.seed for q in queries],
@@ -252,7 +291,7 @@ class WorldModelPlanner:
             torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
             min((q.deadline for q in queries if q.deadline is not None), default=None),
             lambda actions: self._limits.project(actions, last),
-            self._proposer(now, objective.goal) if isinstance(objective, StateObjective) else None,
+            None if objective.aim is None else self._proposer(now, objective.aim),
         )
 
     def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
@@ -290,9 +329,17 @@ class WorldModelPlanner:
     def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
         first, plan = goals[0], self._model.config.plan
+        if isinstance(first, AllGoals):
+            columns = zip(*(single_goals(goal) for goal in goals), strict=True)
+            given = [goal.weights for goal in goals if isinstance(goal, AllGoals)]
+            weights = torch.tensor([(1.0,) * len(first.goals) if w is None else w for w in given], dtype=torch.float32)
+            return AllObjective(tuple(self._objective(list(column), mask) for column in columns), weights)
         if isinstance(first, ImageGoal | LatentGoal):
             encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
             states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))
+            if in_part(first):
+                weights = torch.stack([self._slot_weights(goal) for goal in goals])
+                return PartObjective(states, goal_masks, mask, weights, plan)
             return StateObjective(states, goal_masks, mask, plan, self._model.world_model.steps, self._near)
         if isinstance(first, TextGoal):
             texts = [goal.text for goal in goals if isinstance(goal, TextGoal)]
@@ -314,6 +361,37 @@ class WorldModelPlanner:
         states, masks, _ = self._states_of([goal.frame])
         return states[0], masks[0]
 
+    def _slot_weights(self, goal: Goal) -> Tensor:
+        """How much each slot of a goal in part counts: S."""
+        assert isinstance(goal, ImageGoal | LatentGoal)
+        if isinstance(goal, ImageGoal) and goal.region is not None:
+            return self._shares(goal.frame.tobytes(), goal.region)
+        return torch.tensor(goal.slot_weights, dtype=torch.float32)
+
+    def _slot_shares(self, picture: bytes, region: Region) -> Tensor:
+        """See ``slot_shares``. Raises UserError when no slot shows anything of the region."""
+        camera = self._robot.camera
+        frame = np.frombuffer(picture, np.uint8).reshape(1, 1, camera.height, camera.width, 3)
+        shares = slot_shares(self._model.backbone(normalise_frames(frame)), region, camera.height, camera.width)
+        if not shares.any():
+            raise UserError("goal.region: no slot of the goal picture shows anything of it; take a larger one")
+        return shares
+
+    def _avoid(self, cost: Cost) -> AvoidTerm | None:
+        """What it costs to be where the robot must not be."""
+        if not cost.avoid:
+            return None
+        places = torch.tensor([[float(label in place) for label in self._card.labels] for place in cost.avoid])
+        return AvoidTerm(cost.avoid_weight, self._model.probe, places)
+
+    def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
+        """What plans cost; the queries have the same cost."""
+        cost = queries[0].cost
+        terms: list[Term] = [ClosestTerm(goal) if cost.over_steps == "closest" else goal]
+        if cost.control:
+            terms.append(ControlTerm(cost.control, torch.stack([self._hold(query) for query in queries])))
+        return terms if avoid is None else [*terms, avoid]
+
     def _states_of(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
         """States (N x S x d), masks (N x S) and what is strange (N) of single pictures; each is encoded only once."""
         keys = [picture.tobytes() for picture in pictures]
@@ -334,7 +412,8 @@ class WorldModelPlanner:
         if self._familiarity is None:
             return None
         strange: list[Picture] = ["frames"] if now else []
-        if isinstance(goal, ImageGoal) and bool(self._states_of([goal.frame])[2][0]):
+        pictures = [one.frame for one in single_goals(goal) if isinstance(one, ImageGoal)]
+        if pictures and bool(self._states_of(pictures)[2].any()):
             strange.append("goal")
         return tuple(strange)
 
@@ -426,39 +505,6 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
 
 def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:
     """A warning about the words of a text goal that no training caption had; none when those are not known."""
-    if not known or not isinstance(goal, TextGoal):
-        return ()
-    unknown = dict.fromkeys(word for word in split_words(goal.text) if word not in known)
-    return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if unknown else ()
-
-
-def _kind(goal: Goal) -> type[Goal]:
-    return LatentGoal if isinstance(goal, ImageGoal) else type(goal)
-
-
-def _check_goal(goal: Goal, card: ModelCard) -> None:
-    names = {ImageGoal: "image", TextGoal: "text", LabelGoal: "label", LatentGoal: "latent"}
-    kind = names[type(goal)]
-    if kind not in card.goals:
-        raise UserError(
-            f"goal: this model takes no {kind} goals (phases trained: {', '.join(card.phases)}); "
-            f"it takes: {', '.join(card.goals)}"
-        )
-    if isinstance(goal, ImageGoal):
-        if goal.frame.ndim != 3:
-            raise UserError(f"goal.image: shape {goal.frame.shape}; expected H x W x 3")
-        card.camera.check(goal.frame, "goal.image")
-    elif isinstance(goal, TextGoal):
-        if not split_words(goal.text):
-            raise UserError("goal.text is empty; say in words where the robot shall go")
-    elif isinstance(goal, LabelGoal):
-        if isinstance(goal.labels, str):
-            raise UserError(f"goal.labels is one string; give a tuple of labels: ('{goal.labels}',)")
-        if not goal.labels:
-            raise UserError(f"goal.labels is empty; choose from: {', '.join(card.labels)}")
-        for name in goal.labels:
-            if name not in card.labels:
-                raise one_of("label", name, card.labels)
-    elif goal.state.shape != card.state_shape or not (np.abs(goal.state) <= LARGEST).all():  # so NaN is refused
-        size = f"{card.state_shape[0]} x {card.state_shape[1]}"
-        raise UserError(f"goal.state: expected {size} finite numbers, none beyond {LARGEST:g}")
+    said = [word for one in single_goals(goal) if isinstance(one, TextGoal) for word in split_words(one.text)]
+    unknown = dict.fromkeys(word for word in said if word not in known)
+    return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if known and unknown else ()

@@ -1,0 +1,10 @@
+"""Words of sentences."""
+
+from __future__ import annotations
+
+import re
+
+
+def split_words(sentence: str) -> list[str]:
+    """The words of a sentence, in lower case."""
+    return re.findall(r"\w+", sentence.lower())
