@@ -34,6 +34,7 @@ from hnet_vjepa.planning.protocols import (
     SearchSettings,
     TextGoal,
 )
+from hnet_vjepa.planning.subgoals import coarse_way, mixed
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 
@@ -125,7 +126,9 @@ class WorldModelPlanner:
         reached = objective.reached(now.state[:, None], now.before[:, None])[:, 0].tolist()
         encoded = time.monotonic()
 
-        def score(actions: Tensor) -> Tensor:
+        aim = self._aim(queries, now, objective, search)
+
+        def score(actions: Tensor, objective: Objective = aim) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
             starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
             imagined = rollout(self._dynamics, starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
@@ -135,7 +138,8 @@ class WorldModelPlanner:
             )
             return objective(per_step, per_step_before).unflatten(1, (candidates, horizon))
 
-        found = self._search(queries, now, objective, search, score)
+        found = self._search(queries, now, aim, search, score)
+        energies = found.energies if aim is objective else score(found.actions[:, None], objective)[:, 0]
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
@@ -147,18 +151,34 @@ class WorldModelPlanner:
             results.append(
                 PlanResult(
                     actions=self._to_robot(actions),
-                    energies=found.energies[i].numpy(),
+                    energies=energies[i].numpy(),
                     energy_now=float(energy_now[i]),
                     reached=reached[i],
                     iterations=found.iterations[i],
                     state=now.state[i].numpy(),
-                    success=self._probability(query.goal, float(energy_now[i]), found.energies[i].numpy()),
+                    success=self._probability(query.goal, float(energy_now[i]), energies[i].numpy()),
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
                     warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
                 )
             )
         return results
+
+    def _aim(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Objective:
+        """What the search goes for: where no temporal distance shows the way to a far goal, a sub-goal on it.
+
+        What is sought takes at most half of the time that is left.
+        """
+        world, plan = self._model.world_model, self._model.config.plan
+        shown = isinstance(objective, StateObjective)
+        if world.coarse is None or not plan.subgoals or (shown and plan.steps):
+            return objective
+        deadline, time_now = _first_deadline(queries), time.monotonic()
+        half = None if deadline is None else time_now + (deadline - time_now) / 2
+        way = coarse_way(world.coarse, now.state, objective, plan, [q.seed for q in queries], half)
+        far = world.steps(now.state, way[:, -1]) > search.horizon  # B
+        subgoal = StateObjective(way[:, 0], now.mask, now.mask, plan, world.steps, self._near)
+        return mixed(far, subgoal, objective)
 
     def _probability(self, goal: Goal, energy_now: float, energies: NDArray[np.float32]) -> float | None:
         """Of reaching a pictured or stored goal; the energies of other kinds are on other scales."""
@@ -192,7 +212,7 @@ class WorldModelPlanner:
             [q.seed for q in queries],
             plan,
             torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
-            min((q.deadline for q in queries if q.deadline is not None), default=None),
+            _first_deadline(queries),
             lambda actions: self._limits.project(actions, last),
             self._proposer(now, objective.goal) if isinstance(objective, StateObjective) else None,
         )
@@ -371,6 +391,10 @@ def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:
         return ()
     unknown = dict.fromkeys(word for word in split_words(goal.text) if word not in known)
     return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if unknown else ()
+
+
+def _first_deadline(queries: list[PlanQuery]) -> float | None:
+    return min((q.deadline for q in queries if q.deadline is not None), default=None)
 
 
 def _kind(goal: Goal) -> type[Goal]:
