@@ -85,7 +85,7 @@ def test_it_learns_that_there_are_several_ways() -> None:
 
 
 class Walker:
-    """A known coarse model: a point that a code moves by up to 1 per axis, unless a wall at x = 0 (|y| < 1) stops it."""
+    """A known coarse model: a code moves a point by up to 1 per axis, unless the wall at x = 0, |y| < 1 stops it."""
 
     code = 2
 
@@ -164,12 +164,10 @@ def test_pictures_with_a_temporal_distance_need_no_sub_goals(checkpoint: Checkpo
 
 
 def test_energies_are_those_of_the_goal_itself(checkpoint: Checkpoint) -> None:
-    """A label's is -log p: with the opposite label as goal, probabilities of the same states can not all be the same."""
     [result] = planner(always_far(checkpoint)).plan([query(LabelGoal(("right",)))])
     [flat] = planner(checkpoint, subgoals=0).plan([query(LabelGoal(("right",)))])
     assert result.energy_now == pytest.approx(flat.energy_now)
-    # One plan's states are a few small steps away from now; a sub-goal's energy is on another scale (thousands of
-    # steps, as far apart as ``always_far`` puts all states).
+    # Those of the sub-goal count steps, of which ``always_far`` makes thousands; a label costs -log p.
     assert np.abs(result.energies - result.energy_now).max() < 5
 
 

@@ -19,6 +19,7 @@ from benchmarks.planner.calibration import calibration
 from benchmarks.planner.deadline import deadline
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.familiarity import familiarity
+from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
 from benchmarks.planner.latency import latency
 from benchmarks.planner.memory import memory
 from benchmarks.planner.pareto import pareto
@@ -32,6 +33,7 @@ from sims.registry import get_task
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success
 ABLATED = (TASK, "point-maze", "two-room")
+FAR = {TASK: ASKED, "two-room": (*ASKED, *BEHIND_WALLS), "point-maze": BEHIND_WALLS}  # 75 steps: 4 actions in the maze
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -53,6 +55,13 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
     for name in ABLATED:
         source = checkpoint if name == TASK else zoo.path(name)
         made[f"ablation-{name}"] = (source, ablated(name, source))
+
+    def far_away(name: str, source: Path) -> Callable[[], Part]:
+        return lambda: far(get_task(name), source, FAR[name])
+
+    for name in FAR:
+        source = checkpoint if name == TASK else zoo.path(name)
+        made[f"far-{name}"] = (source, far_away(name, source))
     # Last, since a checkpoint that says no probabilities ends the run.
     made["calibration"] = (checkpoint, lambda: calibration(task, checkpoint, IMAGES / "planner_calibration.png"))
     return made
