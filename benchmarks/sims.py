@@ -44,6 +44,7 @@ DIAGNOSED = 20  # dev pairs at which the search is taken apart
 DISTANCES = (25, 50, 75)  # steps of the environment
 FEWEST = 5  # actions: where a distance takes fewer, hardly anything moves on the way
 IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
+LABELS_TOO: tuple[PhaseName, ...] = ("pretrain", "probe", "action")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "fetch-reach": Recipe("fetch_reach", 1000, PHASES, ("text", "label")),
     "reacher": Recipe("reacher", 2400),
-    "point-maze": Recipe("point_maze"),
-    "two-room": Recipe("two_room", 700),
+    "point-maze": Recipe("point_maze", phases=LABELS_TOO, told=("label",)),
+    "two-room": Recipe("two_room", 700, LABELS_TOO, ("label",)),
     "meta-world-reach": Recipe("meta_world_reach"),
     "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
     "fetch-push": Recipe("fetch_push", 1500),

@@ -165,6 +165,9 @@ class WorldModelConfig(_Transformer):
     flat_width: Positive = Field(default=512, description="width of the flat dynamics")
     inverse_width: Positive = 256
     proposal_width: Positive = Field(default=384, description="width of the learnt proposal")
+    code: NotNegative = Field(
+        default=0, description="numbers that say what happens in a coarse step; 0: no coarse model, no sub-goals"
+    )
 
     def _split_among_heads(self) -> dict[str, int]:
         return {"width": self.width, "what the probe reads, twice state_dim": 2 * self.state_dim}
@@ -259,6 +262,11 @@ class PlanConfig(_Section):
     first_std: float = Field(default=0.7, gt=0, description="spread of a search without a plan before it, as min_std")
     warm_std: float = Field(default=0.7, gt=0, description="spread of a search that goes on from the plan before")
     settled: Weight = Field(default=0.0, description="a search whose mean moves less than this ends early, as min_std")
+    subgoals: NotNegative = Field(
+        default=0, description="coarse steps that are looked ahead for a far goal in words or labels; 0: no sub-goals"
+    )
+    coarse_candidates: Positive = Field(default=96, description="candidates of the search for a sub-goal")
+    coarse_iterations: Positive = Field(default=3, description="its rounds")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
     steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
@@ -268,6 +276,9 @@ class PlanConfig(_Section):
     def _elites(self) -> PlanConfig:
         if self.elites > self.candidates:
             _refuse([f"elites = {self.elites}: must be at most candidates ({self.candidates})"])
+        if self.subgoals and self.elites > self.coarse_candidates:
+            least = f"must be at least elites ({self.elites})"
+            _refuse([f"coarse_candidates = {self.coarse_candidates}: {least}"])
         return self
 
 
@@ -308,6 +319,12 @@ class Config(_Section):
             most = math.floor(1000 * (slots - 0.5) / slots) / 1000  # what rounds to all but one
             hides = f"hides all of model.backbone.pooling.grid's {slots} slots; one must stay visible"
             _refuse([f"pretrain.mask_ratio = {ratio:g}: {hides}, so choose less than {most:g}"])
+        return self
+
+    @model_validator(mode="after")
+    def _subgoals_need_a_coarse_model(self) -> Config:
+        if self.plan.subgoals and not self.model.world_model.code:
+            _refuse([f"plan.subgoals = {self.plan.subgoals}: needs a coarse model, so set model.world_model.code to 4"])
         return self
 
     def phase(self, name: PhaseName) -> PhaseConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import sys
@@ -36,6 +37,7 @@ from benchmarks.planner.alternatives import alternatives
 from benchmarks.planner.composition import composition, pairs_across, patched
 from benchmarks.planner.deadline import deadline, lateness
 from benchmarks.planner.episode_cost import episode_cost
+from benchmarks.planner.far import FLAT, LATENT, Asked, far, methods
 from benchmarks.planner.latency import latency
 from benchmarks.planner.memory import held_after, memory
 from benchmarks.planner.pareto import Tried, front, pareto, sweep
@@ -46,6 +48,7 @@ from benchmarks.table import rate
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.coarse import Coarse
 from hnet_vjepa.planning.cem import check_search
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, PlanResult, SearchSettings
@@ -168,6 +171,7 @@ def parts(path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Par
             "ablation-square": ablation(TASK, path, pairs=2),
             "alternatives-square": alternatives(TASK, path, pairs=2),
             "composition": composition(BANDED, path, 2, SearchSettings(8, 2, 4, 4), ("left",)),
+            "far-square": far(TASK, path, (Asked("image", 5, 2), Asked("image", None, 2))),
         }
         assert plot.read_bytes().startswith(b"\x89PNG")
     return made
@@ -435,6 +439,32 @@ def test_every_search_imagines_equally_many_steps(parts: dict[str, Part], checkp
         assert row["success_end"]["trials"] == (2 if row["budget"] == "as shipped" else 1) and row["cpu_s"] > 0
 
 
+# Far goals
+
+
+def test_far_goals_are_played_with_and_without_what_shows_the_way(parts: dict[str, Part]) -> None:
+    rows = parts["far-square"].behind["rows"]
+    assert [(row["distance"], row["method"], row["actions"]) for row in rows] == [
+        (5, FLAT, 10), (5, LATENT, 10), (None, FLAT, 3), (None, LATENT, 3)
+    ]  # fmt: skip
+    assert [row["compared"] and row["compared"]["against"] for row in rows] == [None, FLAT, None, FLAT]
+    assert all(row["success"]["6 px"]["end"]["trials"] == 2 for row in rows)
+
+
+def test_sub_goals_are_compared_with_the_same_search_without_them(checkpoint: Checkpoint) -> None:
+    world = copy.copy(checkpoint.model.world_model)
+    model = copy.copy(checkpoint.model)
+    model._modules = {**model._modules, "world_model": world}
+    world.coarse = Coarse(state_dim=8, slots=4, code=2)
+    able = replace(checkpoint, model=model)
+    for kind, alike in (("image", LATENT), ("label", FLAT)):
+        found = {v.name: v for v in methods(able, "label" if kind == "label" else "image")}
+        ways = next(v for name, v in found.items() if name.startswith("sub-goals"))
+        assert ways.against == alike
+        with_them, without = (plan_of(model.config.plan, v) for v in (ways, found[alike]))
+        assert with_them.subgoals and with_them.model_copy(update={"subgoals": 0}) == without
+
+
 # The service's deadline, and memory
 
 
@@ -559,5 +589,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
     assert tables["planner-calibration"].rows == [["4", "13 %", "25 %"]]
     assert tables["planner-familiarity"].rows == [["noise", "yes", "98 % (90–100)", "40"]]
     assert "4 plans of 3 actions on test pairs of square, within 3 cm;" in tables["planner-calibration"].note
+    assert [row[1] for row in tables["planner-far"].rows] == [FLAT, LATENT] * 2
+    assert tables["planner-far"].rows[0][0] == "`square`, images, 5 steps away; 6 px, 2 pairs"
     assert len(tables["planner-ablation"].rows) == 7
     assert tables["planner-ablation"].rows[-1][1:3] == ["scripted", "100 % (34–100)"]

@@ -21,6 +21,7 @@ from benchmarks.planner.composition import composition
 from benchmarks.planner.deadline import deadline
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.familiarity import familiarity
+from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
 from benchmarks.planner.latency import latency
 from benchmarks.planner.memory import memory
 from benchmarks.planner.pareto import pareto
@@ -35,6 +36,7 @@ from sims.task import Task
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success
 COMPARED = (TASK, "point-maze", "two-room")
+FAR = {TASK: ASKED, "two-room": (*ASKED, *BEHIND_WALLS), "point-maze": BEHIND_WALLS}  # 75 steps: 4 actions in the maze
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -58,6 +60,13 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
         source = checkpoint if name == TASK else zoo.path(name)
         made[f"ablation-{name}"] = (source, on_task(ablation, name, source))
         made[f"alternatives-{name}"] = (source, on_task(alternatives, name, source))
+
+    def far_away(name: str, source: Path) -> Callable[[], Part]:
+        return lambda: far(get_task(name), source, FAR[name])
+
+    for name in FAR:
+        source = checkpoint if name == TASK else zoo.path(name)
+        made[f"far-{name}"] = (source, far_away(name, source))
     # Last, since a checkpoint that says no probabilities ends the run.
     made["calibration"] = (checkpoint, lambda: calibration(task, checkpoint, IMAGES / "planner_calibration.png"))
     return made

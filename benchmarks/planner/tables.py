@@ -106,6 +106,31 @@ def ablation(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["", "method", "success", "against the planner", "ends further away by"], rows, note, names)
 
 
+def far(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """Far goals: every method at the loosest criterion, with how it compares on the same pairs."""
+    names = tuple(name for name in parts if name.startswith("far-"))
+    rows = []
+    for name in names:
+        asked = None
+        for row in parts[name]["rows"]:
+            criterion, found = next(iter(row["success"].items()))
+            away = "the task's own" if row["distance"] is None else f"{row['distance']} steps away"
+            goals = f"`{parts[name]['settings']['task']}`, {row['kind']}s, {away}; {criterion}, {row['pairs']} pairs"
+            against = "–"
+            if row["compared"]:
+                pair = row["compared"]["success_end"][criterion]
+                against = f"{-100 * pair['difference']:+.0f} points, p = {pair['p_value']:.2g}"
+                against += f" (against '{row['compared']['against']}')"
+            shown, asked = ("" if goals == asked else goals), goals
+            rates = [rate(found[when]) for when in ("ever", "end")]
+            rows.append([shown, row["method"], *rates, against, _ms(row["plan_ms"]["p50"])])
+    note = (
+        "Dev pairs, one thread; a method has twice the distance in steps, or the task's own number of actions; "
+        "comparisons are pair by pair (exact McNemar test)."
+    )
+    return Table(["goals", "method", "success ever", "at the end", "end, compared", "ms p50"], rows, note, names)
+
+
 def deadlines(parts: Mapping[str, Any], rate: Rate) -> Table:
     """How late the service is."""
     part = parts["deadline"]
@@ -291,6 +316,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-episode": episode,
     "planner-pareto": pareto,
     "planner-ablation": ablation,
+    "planner-far": far,
     "planner-deadlines": deadlines,
     "planner-memory": memory,
     "planner-calibration": calibration,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.config import WorldModelConfig
+from hnet_vjepa.models.coarse import Coarse
 from hnet_vjepa.models.proposal import Proposal, Step
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.transformer import Attention, Block
@@ -127,6 +128,7 @@ class WorldModel(nn.Module):
         self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
         self.steps = TemporalDistance(config.state_dim, slots)
         self.proposal = Proposal(config.state_dim, slots, action_dim, config.proposal_width)
+        self.coarse = Coarse(config.state_dim, slots, config.code) if config.code else None
 
 
 def with_motion(state: Tensor, before: Tensor) -> Tensor:

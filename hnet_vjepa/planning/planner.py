@@ -50,6 +50,7 @@ from hnet_vjepa.planning.protocols import (
     single_goals,
 )
 from hnet_vjepa.planning.regions import slot_shares
+from hnet_vjepa.planning.subgoals import coarse_way, mixed
 from hnet_vjepa.planning.traced import Function, Shapes, traced
 from hnet_vjepa.words import split_words
 
@@ -231,12 +232,28 @@ class WorldModelPlanner:
     def _go(self, queries: list[PlanQuery], now: _Present, search: SearchSettings) -> list[_Plan]:
         """Search for the actions whose costs add up to least."""
         objective, cost = self._objective([q.goal for q in queries], now.mask), queries[0].cost
-        goal, avoid = GoalTerm(objective), self._avoid(cost)
-        terms = self._terms(queries, goal, avoid)
-        found = self._search(queries, now, objective, search, lambda actions: total(terms, self._foresee(now, actions)))
-        if cost == Cost():  # then the search minimised the energies of the goal and nothing else
+        aim, avoid = self._aim(queries, now, objective, search), self._avoid(cost)
+        terms = self._terms(queries, GoalTerm(aim), avoid)
+        found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
+        if aim is objective and cost == Cost():  # then the search minimised the energies of the goal, nothing else
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
-        return self._told(found.actions, found.iterations, now, goal, avoid)
+        return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
+
+    def _aim(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Objective:
+        """What the search goes for: where no temporal distance shows the way to a far goal, a sub-goal on it.
+
+        What is sought takes at most half of the time that is left.
+        """
+        world, plan = self._model.world_model, self._model.config.plan
+        shown = isinstance(objective, StateObjective) and plan.steps
+        if world.coarse is None or not plan.subgoals or shown or isinstance(objective, PartObjective):
+            return objective
+        deadline, time_now = _first_deadline(queries), time.monotonic()
+        half = None if deadline is None else time_now + (deadline - time_now) / 2
+        way = coarse_way(world.coarse, now.state, objective, plan, [q.seed for q in queries], half)
+        far = world.steps(now.state, way[:, -1]) > search.horizon  # B
+        subgoal = StateObjective(way[:, 0], now.mask, now.mask, plan, world.steps, self._near)
+        return mixed(far, subgoal, objective)
 
     def _told(
         self, actions: Tensor, iterations: Sequence[int], now: _Present, goal: GoalTerm, avoid: AvoidTerm | None
@@ -289,7 +306,7 @@ class WorldModelPlanner:
             [q.seed for q in queries],
             plan,
             torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
-            min((q.deadline for q in queries if q.deadline is not None), default=None),
+            _first_deadline(queries),
             lambda actions: self._limits.project(actions, last),
             None if objective.aim is None else self._proposer(now, objective.aim),
         )
@@ -501,6 +518,10 @@ def _card(checkpoint: Checkpoint) -> ModelCard:
         pixel_mean=(PIXEL_MEAN,) * 3,
         pixel_std=(PIXEL_STD,) * 3,
     )
+
+
+def _first_deadline(queries: list[PlanQuery]) -> float | None:
+    return min((q.deadline for q in queries if q.deadline is not None), default=None)
 
 
 def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:

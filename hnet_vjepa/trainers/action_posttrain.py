@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.coarse import coarse_loss
 from hnet_vjepa.losses.proposal import proposal_loss
 from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
@@ -76,6 +77,10 @@ class Action:
             later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
         pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
         losses["proposal"] = proposal_loss(world.proposal, states.detach(), batch.actions, later, pick)
+        # And where several steps lead.
+        if world.coarse is not None:
+            clip = states.detach()
+            losses["coarse"] = coarse_loss(world.coarse, clip[:, 0], clip[:, -1], batch.keys)
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
         rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d

@@ -1,0 +1,29 @@
+"""The loss of the coarse world model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hnet_vjepa.models.coarse import Coarse
+
+PRIOR = 0.01  # weight of keeping the codes normally distributed, in relation to the mean squared error of a state
+
+
+def coarse_loss(coarse: Coarse, state: Tensor, later: Tensor, keys: Sequence[int]) -> Tensor:
+    """Negative evidence lower bound of the later state, weighted: squared error + 0.01 KL(code | N(0, 1)).
+
+    States B x S x d, K steps apart. ``keys``: one per row; a row's noise depends on its own key alone.
+    """
+    mean, log_std = coarse.encode(state, later)
+    draws = [torch.randn(coarse.code, generator=torch.Generator().manual_seed(key)) for key in keys]
+    code = mean + log_std.exp() * torch.stack(draws).to(mean)
+    error = (coarse(state, code) - later).square().mean()
+    return error + PRIOR * kl(mean, log_std).mean()
+
+
+def kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Divergence of N(mean, std) from N(0, 1), summed over the last axis: ... x C -> ... ."""
+    return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(-1)

@@ -1,0 +1,195 @@
+"""Sub-goals: the coarse model's loss by brute force, a way around a wall, and what they change in plans."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
+from hnet_vjepa.config import PlanConfig
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.losses.coarse import PRIOR, coarse_loss
+from hnet_vjepa.models.coarse import Coarse, coarse_rollout
+from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.planner import WorldModelPlanner
+from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, PlanQuery, PlanResult, TextGoal
+from hnet_vjepa.planning.subgoals import coarse_way
+from tests import toy
+
+CODE = {"world_model": {"state_dim": 8, "width": 16, "depth": 1, "heads": 2, "inverse_width": 32, "code": 2}}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, toy_store: Path) -> Checkpoint:
+    model = {**toy.config().model_dump()["model"], **CODE}
+    config = toy.config(model=model, plan={"subgoals": 3, "coarse_candidates": 12})
+    return load_checkpoint(run_pipeline(config, toy_store, tmp_path_factory.mktemp("coarse"), progress=False))
+
+
+def planner(checkpoint: Checkpoint, **plan: float) -> WorldModelPlanner:
+    model = copy.copy(checkpoint.model)
+    changed = PlanConfig.model_validate({**model.config.plan.model_dump(), **plan})
+    model.config = model.config.model_copy(update={"plan": changed})
+    return WorldModelPlanner(replace(checkpoint, model=model))
+
+
+def always_far(checkpoint: Checkpoint) -> Checkpoint:
+    """The same model, of which every two states are far apart."""
+    model = copy.deepcopy(checkpoint.model)
+    with torch.no_grad():
+        last = model.world_model.steps.mlp[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight.mul_(1e4)
+    return replace(checkpoint, model=model)
+
+
+def query(goal: Goal, seed: int = 0) -> PlanQuery:
+    return PlanQuery(np.stack([toy.picture(8 + seed, 10), toy.picture(9 + seed, 10)]), goal, seed=seed)
+
+
+def test_the_loss_is_an_evidence_lower_bound_with_noise_of_its_own_for_every_row() -> None:
+    torch.manual_seed(0)
+    coarse, state, later = Coarse(state_dim=3, slots=2, code=2), torch.randn(4, 2, 3), torch.randn(4, 2, 3)
+    terms = []
+    for row, key in enumerate((7, 3, 7, 11)):
+        mean, log_std = coarse.encode(state[row], later[row])
+        code = mean + log_std.exp() * torch.randn(2, generator=torch.Generator().manual_seed(key))
+        posterior, prior = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+        divergence = torch.distributions.kl_divergence(posterior, prior).sum()
+        terms.append((coarse(state[row], code) - later[row]).square().mean() + PRIOR * divergence)
+    torch.testing.assert_close(coarse_loss(coarse, state, later, (7, 3, 7, 11)), torch.stack(terms).mean())
+
+
+def test_it_learns_that_there_are_several_ways() -> None:
+    """From one place to the left or to the right, never to the middle: codes tell the two apart."""
+    torch.manual_seed(0)
+    coarse = Coarse(state_dim=2, slots=1, code=2, width=32)
+    optimizer = torch.optim.Adam(coarse.parameters(), lr=3e-3)
+    for step in range(300):
+        state = torch.rand(64, 1, 2)
+        way = torch.randint(2, (64, 1, 1)) * 2.0 - 1
+        loss = coarse_loss(coarse, state, state + way * torch.tensor([1.0, 0.0]), range(64 * step, 64 * step + 64))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    state = torch.rand(500, 1, 2)
+    moved = (coarse(state, torch.randn(500, 2)) - state)[:, 0]
+    assert (moved[:, 0] > 0.7).float().mean() > 0.25 and (moved[:, 0] < -0.7).float().mean() > 0.25
+    assert moved[:, 0].abs().median() > 0.8 and moved[:, 1].abs().median() < 0.2
+
+
+class Walker:
+    """A known coarse model: a code moves a point by up to 1 per axis, unless the wall at x = 0, |y| < 1 stops it."""
+
+    code = 2
+
+    def __call__(self, state: Tensor, code: Tensor) -> Tensor:
+        here = state[:, 0]
+        there = here + code.clamp(-1, 1)
+        share = here[:, :1] / (here[:, :1] - there[:, :1])
+        crosses = ((here[:, :1] > 0) != (there[:, :1] > 0)) & ((here + share * (there - here))[:, 1:].abs() < 1)
+        return torch.where(crosses, here, there)[:, None]
+
+
+class Near:
+    """An objective: how far a point is from another."""
+
+    aim = None
+
+    def __init__(self, goal: Tensor) -> None:
+        self.goal = goal
+
+    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(states[:, :, 0] - self.goal, dim=-1)
+
+    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        return self(states, before) < 0.1
+
+
+def test_the_way_goes_around_a_wall() -> None:
+    start, goal = torch.tensor([[[-0.5, 0.0]]]).expand(8, 1, 2), torch.tensor([0.5, 0.0])
+    plan = PlanConfig(subgoals=5, coarse_candidates=128, coarse_iterations=5)
+    way = coarse_way(Walker(), start, Near(goal), plan, range(8))  # type: ignore[arg-type]
+    assert way.shape == (8, 5, 1, 2)
+    ends = torch.linalg.vector_norm(way[:, -1, 0] - goal, dim=-1)
+    assert (ends < 0.4).float().mean() > 0.7  # straight on, the wall would keep it 0.5 away at least
+    assert (way[ends < 0.4][..., 0, 1].abs().amax(1) > 0.5).all()  # and none of these went through it
+
+
+def test_a_way_depends_on_its_own_seed_alone() -> None:
+    start, plan = torch.randn(3, 1, 2), PlanConfig(subgoals=3)
+    near = Near(torch.tensor([2.0, 0.0]))
+    together = coarse_way(Walker(), start, near, plan, (4, 5, 6))  # type: ignore[arg-type]
+    alone = coarse_way(Walker(), start[1:2], near, plan, (5,))  # type: ignore[arg-type]
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_the_steps_of_a_rollout_follow_each_other() -> None:
+    torch.manual_seed(0)
+    coarse, state, codes = Coarse(3, 2, 2), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
+    rolled = coarse_rollout(coarse, state, codes)
+    torch.testing.assert_close(rolled[:, 2], coarse(coarse(coarse(state, codes[:, 0]), codes[:, 1]), codes[:, 2]))
+
+
+@pytest.mark.parametrize("goal", [LabelGoal(("right",)), TextGoal("go right"), ImageGoal(toy.picture(24, 24))])
+def test_plans_with_sub_goals_are_repeatable_and_do_not_depend_on_the_batch(checkpoint: Checkpoint, goal: Goal) -> None:
+    steps = {"steps": 0.0} if isinstance(goal, ImageGoal) else {}
+    ours = planner(always_far(checkpoint), **steps)
+    together = ours.plan([query(goal, seed) for seed in range(3)])
+    for seed, result in enumerate(together):
+        [alone] = ours.plan([query(goal, seed)])
+        np.testing.assert_allclose(alone.actions, result.actions, atol=1e-4)
+
+
+@pytest.mark.parametrize("goal", [LabelGoal(("right",)), TextGoal("go right")])
+def test_a_far_goal_in_words_is_searched_for_by_way_of_a_sub_goal(checkpoint: Checkpoint, goal: Goal) -> None:
+    far = always_far(checkpoint)
+    assert different(planner(far).plan([query(goal)]), planner(far, subgoals=0).plan([query(goal)]))
+
+
+def test_a_goal_within_the_horizon_is_searched_for_as_ever(checkpoint: Checkpoint) -> None:
+    near, goal = copy.deepcopy(checkpoint.model), LabelGoal(("right",))
+    torch.nn.init.zeros_(near.world_model.steps.mlp[-1].weight)  # type: ignore[arg-type]
+    close = replace(checkpoint, model=near)
+    assert not different(planner(close).plan([query(goal)]), planner(close, subgoals=0).plan([query(goal)]))
+
+
+def test_pictures_with_a_temporal_distance_need_no_sub_goals(checkpoint: Checkpoint) -> None:
+    far, goal = always_far(checkpoint), ImageGoal(toy.picture(24, 24))
+    assert not different(planner(far).plan([query(goal)]), planner(far, subgoals=0).plan([query(goal)]))
+
+
+def test_energies_are_those_of_the_goal_itself(checkpoint: Checkpoint) -> None:
+    [result] = planner(always_far(checkpoint)).plan([query(LabelGoal(("right",)))])
+    [flat] = planner(checkpoint, subgoals=0).plan([query(LabelGoal(("right",)))])
+    assert result.energy_now == pytest.approx(flat.energy_now)
+    # Those of the sub-goal count steps, of which ``always_far`` makes thousands; a label costs -log p.
+    assert np.abs(result.energies - result.energy_now).max() < 5
+
+
+def test_a_deadline_that_is_past_is_answered(checkpoint: Checkpoint) -> None:
+    [result] = planner(always_far(checkpoint)).plan([replace(query(LabelGoal(("right",))), deadline=0.0)])
+    assert np.isfinite(result.actions).all() and result.iterations == 1
+
+
+def test_without_a_coarse_model_there_is_none_to_load(toy_run: Path) -> None:
+    """Checkpoints from before there was one say nothing of it in their configuration, and lack its weights."""
+    model = load_checkpoint(toy_run / "action").model
+    assert model.world_model.coarse is None and not any("coarse" in name for name in model.state_dict())
+
+
+def test_settings_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(UserError, match=r"plan.subgoals = 3: needs a coarse model.*model.world_model.code"):
+        toy.config(plan={"subgoals": 3})
+    with pytest.raises(UserError, match=r"coarse_candidates = 2: must be at least elites \(4\)"):
+        toy.config(model={**toy.config().model_dump()["model"], **CODE}, plan={"subgoals": 3, "coarse_candidates": 2})
+
+
+def different(some: list[PlanResult], others: list[PlanResult]) -> bool:
+    return any(not np.array_equal(a.actions, b.actions) for a, b in zip(some, others, strict=True))
