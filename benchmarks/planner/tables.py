@@ -177,6 +177,50 @@ def familiarity(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["goal pictures", "strange", "called unfamiliar", "pictures"], rows, note, ("familiarity",))
 
 
+def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """What the variants of the dynamics cost and achieve, task by task."""
+    part = parts["dynamics"]
+    settings, rows = part["settings"], []
+    for i, row in enumerate(part["rows"]):
+        first = i == 0 or row["task"] != part["rows"][i - 1]["task"]
+        compared, factor = row["against_first"], shown_in(row["unit"])[0]
+        rows.append(
+            [
+                f"`{row['task']}`, within {row['within']}" if first else "",
+                row["variant"],
+                rate(row["success_end"]),
+                "–" if first else f"{100 * compared['difference']:+.0f} points, p = {compared['p_value']:.2g}",
+                f"{factor * row['final_distance']:.2g} {shown_in(row['unit'])[1]}",
+                f"{row['open_loop']:.3f}",
+                "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
+                f"{row['cpu_ms']:.1f}",
+                f"{row['train_s']:.0f}",
+            ]
+        )
+    short = settings["short"]
+    search = " x ".join(str(short[f"plan.{key}"]) for key in ("candidates", "iterations", "horizon"))
+    note = (
+        f"Every variant is trained for {short['action.steps']} steps of {short['action.batch_size']} clips after "
+        f"{short['pretrain.steps']} shared steps of pretraining, far fewer than the presets, on {settings['episodes']} "
+        f"episodes, and searches {search}; one thread. Success at the end on {settings['pairs']} {settings['split']} "
+        "pairs, 95 % intervals in brackets, compared with the first row pair by pair (exact McNemar test). "
+        f"'Imagined' is the error of imagined states on held-out episodes: over 1 to 10 steps, as a share of that of "
+        f"'nothing moves', and of the place that is read from them after {short['plan.horizon']} steps."
+    )
+    head = [
+        "",
+        "dynamics",
+        "success",
+        "against the first",
+        "ends away, median",
+        "imagined, share",
+        "imagined [cm]",
+        "CPU ms per plan",
+        "training [s]",
+    ]
+    return Table(head, rows, note, ("dynamics",))
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-latency": latency,
     "planner-episode": episode,
@@ -186,6 +230,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-memory": memory,
     "planner-calibration": calibration,
     "planner-familiarity": familiarity,
+    "planner-dynamics": dynamics,
 }
 
 

@@ -1,0 +1,195 @@
+"""Which dynamics to plan with: steps or all in one pass, slots or one vector, the encoder trained along or frozen.
+
+For each task one short pretraining is shared; from it every variant trains the action phase with the same episodes,
+seed and number of steps, and then plays the same dev pairs with the same search. The trainings are far shorter than
+the presets', so that variants differ where the presets' models all succeed.
+
+Every variant leaves one JSON in the work directory and is not made again, so a run that was stopped goes on. What a
+plan costs is measured when all are there, in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.part import Part
+from benchmarks.planner.watched import Watched, asked_again, closed_loop, threads
+from hnet_vjepa.checkpoint import read_manifest
+from hnet_vjepa.config import Config, load_config
+from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.planner import load_planner
+from hnet_vjepa.utils.files import write_json_atomic
+from sims.collect import collect
+from sims.evaluate import length, play
+from sims.policies import local_planner
+from sims.protocol import make_pairs
+from sims.registry import get_task
+from sims.statistics import paired_difference, wilson
+from sims.task import Task
+
+FLAT = "slots, MLP step"  # the default
+VARIANTS: dict[str, dict[str, Any]] = {
+    FLAT: {"model.world_model.dynamics": "flat"},
+    "slots, transformer step": {"model.world_model.dynamics": "transformer"},
+    "slots, all steps in one pass": {"model.world_model.dynamics": "prefix"},
+    "slots, MLP step, encoder frozen": {"action.frozen_encoder": True},
+    # As many numbers in all: to the dynamics it is the same.
+    "one vector, MLP step": {"model.backbone.pooling.grid": [1, 1], "model.world_model.state_dim": 288},
+}
+SHORT: dict[str, Any] = {
+    "pretrain.steps": 120,
+    "pretrain.clip_frames": 3,
+    "action.steps": 150,
+    "action.batch_size": 24,
+    "action.clip_frames": 6,
+    "plan.candidates": 32,
+    "plan.iterations": 2,
+    "plan.horizon": 4,  # as many steps as the clips show
+    "plan.elites": 6,
+}
+EPISODES = 400
+PAIRS = 100
+ASKED = 4  # pairs whose closed loop is asked again for what a plan costs
+ROUNDS = 5  # how often
+WORK = Path("outputs/dynamics")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on one task, and from which distance on it counts as success (in the task's unit)."""
+
+    task: Task
+    tolerance: float
+    config: str  # the configuration that is made short, by name or path
+    short: Mapping[str, Any]
+    pairs: int = PAIRS
+
+    def settings(self, variant: str) -> Config:
+        """The configuration of a variant."""
+        return load_config(self.config, {**self.short, **VARIANTS[variant]})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant on one task: how it was trained, how well it imagines, and where its episodes ended."""
+
+    train_s: float  # of the action phase
+    open_loop: float  # error of the imagined state after 1 to 10 steps, as a share of "nothing moves"
+    open_loop_cm: float | None  # error of the place read from it after ``plan.horizon`` steps, where there is one
+    distances: list[float]  # to the goal after the last action, in the task's unit
+
+
+STUDIES = (
+    Study(get_task("fetch-reach"), 0.03, "fetch_reach", SHORT),
+    Study(get_task("two-room"), 0.225, "two_room", SHORT),
+)
+
+
+def episodes(study: Study, work: Path) -> Path:
+    """The task's episodes, collected unless they are there."""
+    return collect(study.task.name, EPISODES, 0, work / study.task.name / "episodes")
+
+
+def checkpoint(study: Study, work: Path, variant: str) -> Path:
+    """Where a variant's weights are."""
+    return work / study.task.name / variant.replace(", ", "-").replace(" ", "-") / "training" / "action"
+
+
+def make_cell(study: Study, data: Path, work: Path, variant: str) -> Cell:
+    """Train and judge one variant, unless that was done before with the same settings."""
+    config, folder = study.settings(variant), checkpoint(study, work, variant).parent
+    asked = {"config": config.model_dump(mode="json"), "pairs": study.pairs, "episodes": EPISODES}
+    path = folder.parent / "cell.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known["asked"] == asked:
+            return Cell(**known["cell"])
+    shared = work / study.task.name / "shared"
+    with contextlib.closing(study.task.open()) as simulation, threads(1):
+        begun = run_pipeline(study.settings(FLAT), data, shared, ("pretrain",), progress=False)
+        trained = run_pipeline(config, data, folder, ("action",), init_from=begun, progress=False)
+        record, policy = read_manifest(trained).phases[-1], local_planner(load_planner(trained))
+        pairs = make_pairs(study.task, simulation, "dev", 0, study.pairs, "image")
+        played = play(study.task, simulation, policy, pairs, study.task.evaluation_steps, progress=False)
+    cell = Cell(
+        train_s=record.seconds,
+        open_loop=record.metrics["open_loop_ratio"],
+        open_loop_cm=record.metrics.get(f"open_loop_cm/{config.plan.horizon}"),
+        distances=[float(d) for d in played.final_distances()],
+    )
+    write_json_atomic(path, {"asked": asked, "cell": asdict(cell)})
+    return cell
+
+
+def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], asked: int, rounds: int) -> dict[str, float]:
+    """Median CPU time of a plan, in milliseconds, one thread: all variants in turn answer what the first was asked."""
+    planners = {variant: load_planner(checkpoint(study, work, variant)) for variant in variants}
+    first = planners[variants[0]]
+    noted: dict[str, list[Watched]] = {variant: [] for variant in variants}
+    with contextlib.closing(study.task.open()) as simulation, threads(1):
+        pairs = make_pairs(study.task, simulation, "dev", 0, asked, "image")
+        queries = closed_loop(study.task, simulation, first, pairs)
+        for run, variant in itertools.product(range(1, rounds + 1), variants):
+            noted[variant].append(asked_again(planners[variant], queries, run))
+    return {
+        variant: 1e3 * float(np.median([spent.cpu_s for w in watched for spent in w.spent]))
+        for variant, watched in noted.items()
+    }
+
+
+def rows(study: Study, cells: Mapping[str, Cell], cpu_ms: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What stands in the table of a task; successes are compared with the first variant's, pair by pair."""
+    met = {variant: [d <= study.tolerance for d in cell.distances] for variant, cell in cells.items()}
+    first = next(iter(met.values()))
+    return [
+        {
+            "task": study.task.name,
+            "within": length(study.tolerance, study.task.unit),
+            "unit": study.task.unit,
+            "variant": variant,
+            "success_end": asdict(wilson(sum(met[variant]), len(met[variant]))),
+            "against_first": asdict(paired_difference(met[variant], first)),
+            "final_distance": float(np.median(cell.distances)),
+            "open_loop": cell.open_loop,
+            "open_loop_cm": cell.open_loop_cm,
+            "cpu_ms": cpu_ms[variant],
+            "train_s": cell.train_s,
+        }
+        for variant, cell in cells.items()
+    ]
+
+
+def dynamics(
+    studies: Sequence[Study] = STUDIES,
+    work: Path = WORK,
+    asked: int = ASKED,
+    rounds: int = ROUNDS,
+    record: Callable[[Study, Path], Path] = episodes,
+) -> Part:
+    """Make what is missing of all variants on all tasks, and compare them. ``record`` gives a task's episodes."""
+    made = []
+    for study in studies:
+        data = record(study, work)
+        cells = {variant: make_cell(study, data, work, variant) for variant in VARIANTS}
+        made += rows(study, cells, plan_cpu_ms(study, work, list(cells), asked, rounds))
+    return Part(
+        {
+            "tasks": [study.task.name for study in studies],
+            "short": dict(studies[0].short),
+            "variants": VARIANTS,
+            "episodes": EPISODES,
+            "split": "dev",
+            "pairs": studies[0].pairs,
+            "threads": 1,
+        },
+        {},
+        {"rows": made},
+    )
