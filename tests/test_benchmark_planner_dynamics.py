@@ -95,8 +95,8 @@ def test_what_is_made_is_not_made_again_until_its_settings_change(
     assert cell == study.Cell(**json.loads((path.parent.parent / "cell.json").read_text())["cell"])
     assert path.stat().st_mtime_ns == moment
     fewer = study.make_cell(replace(small, pairs=2), toy_store, work, PREFIX)
-    assert fewer.distances == cell.distances[:2]  # the same weights, which are kept, on the first pairs
-    assert read_manifest(path).fingerprint == weights
+    assert fewer.distances == cell.distances[:2] and fewer.open_loop == cell.open_loop  # the same once more ...
+    assert read_manifest(path).fingerprint == weights and path.stat().st_mtime_ns != moment  # ... made anew
 
 
 def test_success_is_counted_and_compared_pair_by_pair(small: study.Study) -> None:
@@ -112,7 +112,7 @@ def test_success_is_counted_and_compared_pair_by_pair(small: study.Study) -> Non
 def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
     rows = part.behind["rows"]
     assert [row["variant"] for row in rows] == list(study.VARIANTS)
-    assert all(row["cpu_ms"] > 0 and row["train_s"] > 0 and np.isfinite(row["open_loop"]) for row in rows)
+    assert all(row["cpu_ms"] > 0 and row["train_cpu_s"] > 0 and np.isfinite(row["open_loop"]) for row in rows)
     assert {row["success_end"]["trials"] for row in rows} == {3}
     plain = json.loads(json.dumps({"settings": part.settings, **part.behind}))
     table = TABLES["planner-dynamics"](Parts({"dynamics": plain}), rate)

@@ -194,7 +194,7 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
                 f"{row['open_loop']:.3f}",
                 "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
                 f"{row['cpu_ms']:.1f}",
-                f"{row['train_s']:.0f}",
+                f"{row['train_cpu_s']:.0f}",
             ]
         )
     short = settings["short"]
@@ -216,7 +216,7 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
         "imagined, share",
         "imagined [cm]",
         "CPU ms per plan",
-        "training [s]",
+        "training [CPU s]",
     ]
     return Table(head, rows, note, ("dynamics",))
 
