@@ -476,7 +476,7 @@ def dynamics_part() -> Part:
     """As ``dynamics`` makes it of two variants; tests/test_benchmark_planner_dynamics.py makes a real one."""
     task = dynamics.Study(TASK, 4.0, "toy", dynamics.SHORT)
     cells = {name: dynamics.Cell(60.0, 0.5, cm, [3.0, 5.0]) for name, cm in (("one", 1.25), ("two", None))}
-    settings = {"short": dynamics.SHORT, "episodes": 9, "pairs": 2, "split": "dev"}
+    settings = {"short": {"square": dynamics.SHORT}, "episodes": 9, "pairs": 2, "split": "dev"}
     return Part(settings, {}, {"rows": dynamics.rows(task, cells, {"one": 9.96, "two": 120.0})})
 
 

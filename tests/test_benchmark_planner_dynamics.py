@@ -119,4 +119,4 @@ def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
     assert len(table.rows) == len(rows) and {len(row) for row in table.rows} == {len(table.head)}
     assert table.rows[0][0] == "`square`, within 4 px" and not any(row[0] for row in table.rows[1:])
     assert table.rows[0][3] == "–" and "points, p = " in table.rows[1][3]
-    assert "for 2 steps of 4 clips after 2 shared steps" in table.note and "searches 8 x 2 x 2;" in table.note
+    assert ": 2 + 2 on square;" in table.note and "search 8 x 2 x 2," in table.note

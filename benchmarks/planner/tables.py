@@ -197,15 +197,18 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
                 f"{row['train_cpu_s']:.0f}",
             ]
         )
-    short = settings["short"]
+    steps = ", ".join(
+        f"{short['pretrain.steps']} + {short['action.steps']} on {task}" for task, short in settings["short"].items()
+    )
+    short = next(iter(settings["short"].values()))
     search = " x ".join(str(short[f"plan.{key}"]) for key in ("candidates", "iterations", "horizon"))
     note = (
-        f"Every variant is trained for {short['action.steps']} steps of {short['action.batch_size']} clips after "
-        f"{short['pretrain.steps']} shared steps of pretraining, far fewer than the presets, on {settings['episodes']} "
-        f"episodes, and searches {search}; one thread. Success at the end on {settings['pairs']} {settings['split']} "
-        "pairs, 95 % intervals in brackets, compared with the first row pair by pair (exact McNemar test). "
-        f"'Imagined' is the error of imagined states on held-out episodes: over 1 to 10 steps, as a share of that of "
-        f"'nothing moves', and of the place that is read from them after {short['plan.horizon']} steps."
+        f"Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): {steps}; "
+        f"{settings['episodes']} episodes; search {search}, one thread. One training each: what sets rows apart is also "
+        f"chance between trainings. Success at the end on {settings['pairs']} {settings['split']} pairs, 95 % intervals "
+        "in brackets, compared with the first row pair by pair (exact McNemar test). 'Imagined' is the error of states "
+        "imagined on held-out episodes: over 1 to 10 steps, as a share of that of 'nothing moves', and of the place "
+        f"that is read from them after {short['plan.horizon']} steps."
     )
     head = [
         "",
