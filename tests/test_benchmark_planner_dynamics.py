@@ -45,13 +45,13 @@ def part(small: study.Study, work: Path, toy_store: Path) -> Part:
 
 @pytest.fixture(scope="module")
 def trained(part: Part, small: study.Study, work: Path) -> dict[str, Checkpoint]:
-    return {variant: load_checkpoint(study.checkpoint(small, work, variant)) for variant in study.VARIANTS}
+    return {variant: load_checkpoint(study.checkpoint(small, work, variant, 0)) for variant in study.VARIANTS}
 
 
 def test_variants_start_from_one_pretraining_and_differ_in_what_they_say(
     trained: dict[str, Checkpoint], work: Path
 ) -> None:
-    shared = load_checkpoint(work / "square" / "shared" / "pretrain")
+    shared = load_checkpoint(work / "square" / "shared-0" / "pretrain")
     kinds = {variant: type(found.model.world_model.dynamics) for variant, found in trained.items()}
     flat, begun = FlatDynamics, shared.model.backbone.encoder
     assert list(kinds.values()) == [flat, Dynamics, PrefixDynamics, flat, flat]
@@ -66,14 +66,14 @@ def test_variants_start_from_one_pretraining_and_differ_in_what_they_say(
 
 def test_the_settings_of_variants_are_the_tasks_own_but_for_what_they_name() -> None:
     for task in study.STUDIES:
-        made = {variant: task.settings(variant).model_dump() for variant in study.VARIANTS}
+        made = {variant: task.settings(variant, 3).model_dump() for variant in study.VARIANTS}
         for variant, changes in study.VARIANTS.items():
             changed = {".".join(path) for path in differences(made[study.FLAT], made[variant])}
             assert changed <= set(changes), variant
             assert changed or variant == study.FLAT
-        flat = task.settings(study.FLAT)
+        flat = task.settings(study.FLAT, 3)
         assert flat.plan.horizon <= flat.action.clip_frames - 2  # so that the plan is one pass of the prefix dynamics
-        vector, world = task.settings(VECTOR), flat.model.world_model
+        vector, world = task.settings(VECTOR, 3), flat.model.world_model
         assert vector.model.backbone.slots * vector.model.world_model.state_dim == (
             flat.model.backbone.slots * world.state_dim
         )
@@ -89,24 +89,29 @@ def differences(a: Any, b: Any) -> list[tuple[str, ...]]:
 def test_what_is_made_is_not_made_again_until_its_settings_change(
     part: Part, small: study.Study, work: Path, toy_store: Path
 ) -> None:
-    path = study.checkpoint(small, work, PREFIX)
+    path = study.checkpoint(small, work, PREFIX, 0)
     weights, moment = read_manifest(path).fingerprint, path.stat().st_mtime_ns
-    cell = study.make_cell(small, toy_store, work, PREFIX)
+    cell = study.make_cell(small, toy_store, work, PREFIX, 0)
     assert cell == study.Cell(**json.loads((path.parent.parent / "cell.json").read_text())["cell"])
     assert path.stat().st_mtime_ns == moment
-    fewer = study.make_cell(replace(small, pairs=2), toy_store, work, PREFIX)
+    fewer = study.make_cell(replace(small, pairs=2), toy_store, work, PREFIX, 0)
     assert fewer.distances == cell.distances[:2] and fewer.open_loop == cell.open_loop  # the same once more ...
     assert read_manifest(path).fingerprint == weights and path.stat().st_mtime_ns != moment  # ... made anew
 
 
-def test_success_is_counted_and_compared_pair_by_pair(small: study.Study) -> None:
-    ends = {"a": [0.0, 4.0, 5.0, 9.0], "b": [5.0, 5.0, 5.0, 1.0]}
-    cells = {name: study.Cell(1.0, 0.5, None, distances) for name, distances in ends.items()}
+def test_success_is_counted_over_the_trainings_and_compared_pair_by_pair(small: study.Study) -> None:
+    ends = {"a": [[0.0, 4.0], [5.0, 9.0]], "b": [[5.0, 5.0], [5.0, 1.0]]}
+    cells = {
+        name: [study.Cell(1.0 + i, 0.5 + i, None, distances) for i, distances in enumerate(of_seeds)]
+        for name, of_seeds in ends.items()
+    }
     first, second = study.rows(small, cells, {"a": 2.0, "b": 3.0})
     assert (first["success_end"]["successes"], second["success_end"]["successes"]) == (2, 1)
+    assert (first["trainings"], second["trainings"]) == ([1.0, 0.0], [0.0, 0.5])
     assert second["against_first"]["difference"] == -0.25
     assert (second["against_first"]["only_first"], second["against_first"]["only_second"]) == (1, 2)
     assert (first["final_distance"], second["final_distance"], second["cpu_ms"]) == (4.5, 5.0, 3.0)
+    assert (first["train_cpu_s"], first["open_loop"], first["open_loop_cm"]) == (1.5, 1.0, None)
 
 
 def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
@@ -118,5 +123,5 @@ def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
     table = TABLES["planner-dynamics"](Parts({"dynamics": plain}), rate)
     assert len(table.rows) == len(rows) and {len(row) for row in table.rows} == {len(table.head)}
     assert table.rows[0][0] == "`square`, within 4 px" and not any(row[0] for row in table.rows[1:])
-    assert table.rows[0][3] == "–" and "points, p = " in table.rows[1][3]
+    assert table.rows[0][4] == "–" and "points, p = " in table.rows[1][4]
     assert ": 2 + 2 on square;" in table.note and "search 8 x 2 x 2," in table.note

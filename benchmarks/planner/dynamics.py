@@ -1,11 +1,11 @@
 """Which dynamics to plan with: steps or all in one pass, slots or one vector, the encoder trained along or frozen.
 
-For each task one short pretraining is shared; from it every variant trains the action phase with the same episodes,
-seed and number of steps, and then plays the same dev pairs with the same search. The trainings are far shorter than
-the presets', so that variants differ where the presets' models all succeed.
+For each task and seed one short pretraining is shared; from it every variant trains the action phase with the same
+episodes and number of steps, and then plays the same dev pairs with the same search. The trainings are far shorter
+than the presets', so that variants differ where the presets' models all succeed.
 
-Every variant leaves one JSON in the work directory and is not made again, so a run that was stopped goes on. What a
-plan costs is measured when all are there, in turn.
+Every model leaves one JSON in the work directory and is not made again, so a run that was stopped goes on. What a plan
+costs is measured when all are there, in turn. About three quarters of an hour on one core.
 """
 
 from __future__ import annotations
@@ -72,16 +72,17 @@ class Study:
     tolerance: float
     config: str  # the configuration that is made short, by name or path
     short: Mapping[str, Any]
+    seeds: tuple[int, ...] = (0,)  # of the trainings
     pairs: int = PAIRS
 
-    def settings(self, variant: str) -> Config:
-        """The configuration of a variant."""
-        return load_config(self.config, {**self.short, **VARIANTS[variant]})
+    def settings(self, variant: str, seed: int) -> Config:
+        """The configuration of a training."""
+        return load_config(self.config, {**self.short, **VARIANTS[variant], "seed": seed})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant on one task: how it was trained, how well it imagines, and where its episodes ended."""
+    """One training: how it was trained, how well it imagines, and where its episodes ended."""
 
     train_cpu_s: float  # of the action phase, measuring on held-out episodes included
     open_loop: float  # error of the imagined state after 1 to 10 steps, as a share of "nothing moves"
@@ -90,7 +91,7 @@ class Cell:
 
 
 STUDIES = (
-    Study(get_task("fetch-reach"), 0.03, "fetch_reach", SHORT),
+    Study(get_task("fetch-reach"), 0.03, "fetch_reach", SHORT, seeds=(0, 1)),
     Study(get_task("two-room"), 0.225, "two_room", LONGER),
 )
 
@@ -100,23 +101,24 @@ def episodes(study: Study, work: Path) -> Path:
     return collect(study.task.name, EPISODES, 0, work / study.task.name / "episodes")
 
 
-def checkpoint(study: Study, work: Path, variant: str) -> Path:
-    """Where a variant's weights are."""
-    return work / study.task.name / variant.replace(", ", "-").replace(" ", "-") / "training" / "action"
+def checkpoint(study: Study, work: Path, variant: str, seed: int) -> Path:
+    """Where the weights of a training are."""
+    name = variant.replace(", ", "-").replace(" ", "-")
+    return work / study.task.name / f"{name}-{seed}" / "training" / "action"
 
 
-def make_cell(study: Study, data: Path, work: Path, variant: str) -> Cell:
-    """Train and judge one variant, unless that was done before with the same settings."""
-    config, folder = study.settings(variant), checkpoint(study, work, variant).parent
+def make_cell(study: Study, data: Path, work: Path, variant: str, seed: int) -> Cell:
+    """Train and judge one model, unless that was done before with the same settings."""
+    config, folder = study.settings(variant, seed), checkpoint(study, work, variant, seed).parent
     asked = {"config": config.model_dump(mode="json"), "pairs": study.pairs, "episodes": EPISODES}
     path = folder.parent / "cell.json"
     if path.is_file():
         known = json.loads(path.read_text())
         if known["asked"] == asked:
             return Cell(**known["cell"])
-    shared = work / study.task.name / "shared"
+    shared = work / study.task.name / f"shared-{seed}"
     with contextlib.closing(study.task.open()) as simulation, threads(1):
-        begun = run_pipeline(study.settings(FLAT), data, shared, ("pretrain",), progress=False)
+        begun = run_pipeline(study.settings(FLAT, seed), data, shared, ("pretrain",), progress=False)
         shutil.rmtree(folder, ignore_errors=True)  # half a training would be cheaper than it is
         trained, spent = measured(lambda: run_pipeline(config, data, folder, ("action",), begun, progress=False))
         metrics, policy = read_manifest(trained).phases[-1].metrics, local_planner(load_planner(trained))
@@ -134,7 +136,7 @@ def make_cell(study: Study, data: Path, work: Path, variant: str) -> Cell:
 
 def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], asked: int, rounds: int) -> dict[str, float]:
     """Median CPU time of a plan, in milliseconds, one thread: all variants in turn answer what the first was asked."""
-    planners = {variant: load_planner(checkpoint(study, work, variant)) for variant in variants}
+    planners = {variant: load_planner(checkpoint(study, work, variant, study.seeds[0])) for variant in variants}
     first = planners[variants[0]]
     noted: dict[str, list[Watched]] = {variant: [] for variant in variants}
     with contextlib.closing(study.task.open()) as simulation, threads(1):
@@ -148,9 +150,12 @@ def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], asked: int, r
     }
 
 
-def rows(study: Study, cells: Mapping[str, Cell], cpu_ms: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What stands in the table of a task; successes are compared with the first variant's, pair by pair."""
-    met = {variant: [d <= study.tolerance for d in cell.distances] for variant, cell in cells.items()}
+def rows(study: Study, cells: Mapping[str, Sequence[Cell]], cpu_ms: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What stands in the table of a task. ``cells``: each variant's trainings.
+
+    Successes are compared with those of the first variant, seed by seed and pair by pair.
+    """
+    met = {name: [d <= study.tolerance for cell in trained for d in cell.distances] for name, trained in cells.items()}
     first = next(iter(met.values()))
     return [
         {
@@ -159,15 +164,20 @@ def rows(study: Study, cells: Mapping[str, Cell], cpu_ms: Mapping[str, float]) -
             "unit": study.task.unit,
             "variant": variant,
             "success_end": asdict(wilson(sum(met[variant]), len(met[variant]))),
+            "trainings": [float(np.mean(np.array(cell.distances) <= study.tolerance)) for cell in trained],
             "against_first": asdict(paired_difference(met[variant], first)),
-            "final_distance": float(np.median(cell.distances)),
-            "open_loop": cell.open_loop,
-            "open_loop_cm": cell.open_loop_cm,
+            "final_distance": float(np.median([d for cell in trained for d in cell.distances])),
+            "open_loop": float(np.mean([cell.open_loop for cell in trained])),
+            "open_loop_cm": _mean([cell.open_loop_cm for cell in trained if cell.open_loop_cm is not None]),
             "cpu_ms": cpu_ms[variant],
-            "train_cpu_s": cell.train_cpu_s,
+            "train_cpu_s": float(np.mean([cell.train_cpu_s for cell in trained])),
         }
-        for variant, cell in cells.items()
+        for variant, trained in cells.items()
     ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def dynamics(
@@ -181,7 +191,7 @@ def dynamics(
     made = []
     for study in studies:
         data = record(study, work)
-        cells = {variant: make_cell(study, data, work, variant) for variant in VARIANTS}
+        cells = {variant: [make_cell(study, data, work, variant, seed) for seed in study.seeds] for variant in VARIANTS}
         made += rows(study, cells, plan_cpu_ms(study, work, list(cells), asked, rounds))
     return Part(
         {

@@ -189,6 +189,7 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
                 f"`{row['task']}`, within {row['within']}" if first else "",
                 row["variant"],
                 rate(row["success_end"]),
+                " / ".join(f"{100 * share:.0f}" for share in row["trainings"]),
                 "–" if first else f"{100 * compared['difference']:+.0f} points, p = {compared['p_value']:.2g}",
                 f"{factor * row['final_distance']:.2g} {shown_in(row['unit'])[1]}",
                 f"{row['open_loop']:.3f}",
@@ -204,9 +205,9 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
     search = " x ".join(str(short[f"plan.{key}"]) for key in ("candidates", "iterations", "horizon"))
     note = (
         f"Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): {steps}; "
-        f"{settings['episodes']} episodes; search {search}, one thread. One training each: what sets rows apart is also "
-        f"chance between trainings. Success at the end on {settings['pairs']} {settings['split']} pairs, 95 % intervals "
-        "in brackets, compared with the first row pair by pair (exact McNemar test). 'Imagined' is the error of states "
+        f"{settings['episodes']} episodes; search {search}, one thread. Success at the end on {settings['pairs']} "
+        f"{settings['split']} pairs by the models of all trainings, with its 95 % interval, then of each, "
+        "compared with the first row pair by pair (exact McNemar test). 'Imagined' is the mean error of states "
         "imagined on held-out episodes: over 1 to 10 steps, as a share of that of 'nothing moves', and of the place "
         f"that is read from them after {short['plan.horizon']} steps."
     )
@@ -214,6 +215,7 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
         "",
         "dynamics",
         "success",
+        "of each training [%]",
         "against the first",
         "ends away, median",
         "imagined, share",
