@@ -161,8 +161,8 @@ class WorldModelConfig(_Transformer):
     """Planning state and dynamics."""
 
     state_dim: Positive = 32
-    dynamics: Literal["transformer", "flat"] = "flat"
-    flat_width: Positive = Field(default=512, description="width of the flat dynamics")
+    dynamics: Literal["transformer", "flat", "prefix"] = "flat"
+    flat_width: Positive = Field(default=512, description="width of the flat and the prefix dynamics")
     inverse_width: Positive = 256
     proposal_width: Positive = Field(default=384, description="width of the learnt proposal")
     code: NotNegative = Field(

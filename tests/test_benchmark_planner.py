@@ -23,6 +23,7 @@ from benchmarks import record, render
 from benchmarks.part import Part
 from benchmarks.planner import __main__ as command
 from benchmarks.planner import ablation as ablations
+from benchmarks.planner import dynamics
 from benchmarks.planner import memory as memories
 from benchmarks.planner.ablation import (
     InversePolicy,
@@ -554,6 +555,14 @@ def test_an_unknown_part_is_refused_by_name(
     assert capsys.readouterr().err == "planner: unknown part 'latencies'; choose one of: latency\n"
 
 
+def dynamics_part() -> Part:
+    """As ``dynamics`` makes it of two variants; tests/test_benchmark_planner_dynamics.py makes a real one."""
+    task = dynamics.Study(TASK, 4.0, "toy", dynamics.SHORT)
+    cells = {name: [dynamics.Cell(60.0, 0.5, cm, [3.0, 5.0])] for name, cm in (("one", 1.25), ("two", None))}
+    settings = {"short": {"square": dynamics.SHORT}, "episodes": 9, "pairs": 2, "split": "dev"}
+    return Part(settings, {}, {"rows": dynamics.rows(task, cells, {"one": 9.96, "two": 120.0})})
+
+
 def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
     rows = [
         {
@@ -576,6 +585,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
         "memory": held,
         "calibration": said,
         "familiarity": Part({}, {}, {"rows": [seen]}),
+        "dynamics": dynamics_part(),
     }
     plain = {name: json.loads(json.dumps({"settings": p.settings, **p.behind})) for name, p in made.items()}
     tables = {name: table(plain, rate) for name, table in TABLES.items()}
@@ -587,6 +597,8 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
         ["15 ms", "8 x 2 x 3", "-1.0 / +0.5 / +2.0", "-2.0 / +0.0 / +1.0", "75.0 %", "1.5"]
     ]
     assert tables["planner-calibration"].rows == [["4", "13 %", "25 %"]]
+    assert tables["planner-dynamics"].rows[0][6:] == ["0.500", "1.2", "10.0", "60"]
+    assert tables["planner-dynamics"].rows[1][3:] == ["50", "+0 points, p = 1", "4 px", "0.500", "–", "120.0", "60"]
     assert tables["planner-familiarity"].rows == [["noise", "yes", "98 % (90–100)", "40"]]
     assert "4 plans of 3 actions on test pairs of square, within 3 cm;" in tables["planner-calibration"].note
     assert [row[1] for row in tables["planner-far"].rows] == [FLAT, LATENT] * 2

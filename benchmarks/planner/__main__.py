@@ -1,8 +1,9 @@
 """The planner: how fast, how cheap beside a peer, how good, and what each part of it is worth.
 
 ``python -m benchmarks.planner`` makes the parts of ``benchmarks/results/planner.json`` that are missing or were made
-with other weights, one after another; a run that was stopped goes on. ``--part NAME`` makes a part anew. Timings need
-a machine that has nothing else to do.
+with other weights, one after another; a run that was stopped goes on. ``--part NAME`` makes a part anew (of
+``dynamics``, which trains its own models, what is missing in ``outputs/dynamics``). Timings need a machine that has
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks.planner.alternatives import alternatives
 from benchmarks.planner.calibration import calibration
 from benchmarks.planner.composition import composition
 from benchmarks.planner.deadline import deadline
+from benchmarks.planner.dynamics import dynamics
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.familiarity import familiarity
 from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
@@ -40,10 +42,13 @@ FAR = {TASK: ASKED, "two-room": (*ASKED, *BEHIND_WALLS), "point-maze": BEHIND_WA
 IMAGES = ROOT / "docs" / "images"
 
 
-def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
-    """Every part by name: the checkpoint it is about, and what makes it. ``checkpoint`` is the one for fetch-reach."""
+def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]:
+    """Every part by name: the checkpoint it is about, if any, and what makes it.
+
+    ``checkpoint`` is the one for fetch-reach.
+    """
     task = get_task(TASK)
-    made: dict[str, tuple[Path, Callable[[], Part]]] = {
+    made: dict[str, tuple[Path | None, Callable[[], Part]]] = {
         "latency": (checkpoint, lambda: latency(task, checkpoint)),
         "episode": (checkpoint, lambda: episode_cost(task, checkpoint, TOLERANCE)),
         "pareto": (checkpoint, lambda: pareto(task, checkpoint, TOLERANCE, IMAGES / "planner_pareto.png")),
@@ -51,6 +56,7 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
         "memory": (checkpoint, lambda: memory(checkpoint)),
         "familiarity": (checkpoint, lambda: familiarity(task, checkpoint)),
         "composition": (checkpoint, lambda: composition(task, checkpoint)),
+        "dynamics": (None, dynamics),
     }
 
     def on_task(part: Callable[[Task, Path], Part], name: str, source: Path) -> Callable[[], Part]:
@@ -72,11 +78,11 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path, Callable[[], Part]]]:
     return made
 
 
-def is_made(name: str, checkpoint: Path) -> bool:
-    """Whether the result has a part of this name that was made with these weights."""
-    if not (RESULTS / "planner.json").is_file():
-        return False
-    part = read_result("planner")["parts"].get(name, {"settings": {}})
+def is_made(name: str, checkpoint: Path | None) -> bool:
+    """Whether the result has a part of this name that was made with these weights, if it is about any."""
+    part = read_result("planner")["parts"].get(name) if (RESULTS / "planner.json").is_file() else None
+    if part is None or checkpoint is None:
+        return part is not None
     return bool(part["settings"].get("weights") == read_manifest(checkpoint).fingerprint)
 
 

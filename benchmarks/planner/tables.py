@@ -311,6 +311,55 @@ def in_part(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["goal picture", *within, in_unit("ends away, median", unit)], rows, note, ("composition",))
 
 
+def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """What the variants of the dynamics cost and achieve, task by task."""
+    part = parts["dynamics"]
+    settings, rows = part["settings"], []
+    for i, row in enumerate(part["rows"]):
+        first = i == 0 or row["task"] != part["rows"][i - 1]["task"]
+        compared, factor = row["against_first"], shown_in(row["unit"])[0]
+        rows.append(
+            [
+                f"`{row['task']}`, within {row['within']}" if first else "",
+                row["variant"],
+                rate(row["success_end"]),
+                " / ".join(f"{100 * share:.0f}" for share in row["trainings"]),
+                "–" if first else f"{100 * compared['difference']:+.0f} points, p = {compared['p_value']:.2g}",
+                f"{factor * row['final_distance']:.2g} {shown_in(row['unit'])[1]}",
+                f"{row['open_loop']:.3f}",
+                "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
+                f"{row['cpu_ms']:.1f}",
+                f"{row['train_cpu_s']:.0f}",
+            ]
+        )
+    steps = ", ".join(
+        f"{short['pretrain.steps']} + {short['action.steps']} on {task}" for task, short in settings["short"].items()
+    )
+    short = next(iter(settings["short"].values()))
+    search = " x ".join(str(short[f"plan.{key}"]) for key in ("candidates", "iterations", "horizon"))
+    note = (
+        f"Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): {steps}; "
+        f"{settings['episodes']} episodes; search {search}, one thread. Success at the end on {settings['pairs']} "
+        f"{settings['split']} pairs by the models of all trainings, with its 95 % interval, then of each, "
+        "compared with the first row pair by pair (exact McNemar test). 'Imagined' is the mean error of states "
+        "imagined on held-out episodes: over 1 to 10 steps, as a share of that of 'nothing moves', and of the place "
+        f"that is read from them after {short['plan.horizon']} steps."
+    )
+    head = [
+        "",
+        "dynamics",
+        "success",
+        "of each training [%]",
+        "against the first",
+        "ends away, median",
+        "imagined, share",
+        "imagined [cm]",
+        "CPU ms per plan",
+        "training [CPU s]",
+    ]
+    return Table(head, rows, note, ("dynamics",))
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-latency": latency,
     "planner-episode": episode,
@@ -325,6 +374,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-avoiding": avoiding,
     "planner-over-steps": over_steps,
     "planner-in-part": in_part,
+    "planner-dynamics": dynamics,
 }
 
 

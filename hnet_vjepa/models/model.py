@@ -44,7 +44,8 @@ class HNetVJEPA(nn.Module):
         self.target = copy.deepcopy(self.backbone).requires_grad_(False)
         self.predictor = Predictor(dim, model.predictor.width, model.predictor.depth, model.predictor.heads)
         self.dechunker = Dechunker(dim, sigma=0.2)  # half the way between neighbouring prototypes
-        self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model)
+        rollout = config.action.clip_frames - 2  # two frames show the motion that it starts with
+        self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model, rollout)
         self.text = TextEncoder(model.text)
         self.projector = StateProjector(2 * state_dim, slots, model.text.width, model.text.embedding)
         self.probe = AttentiveProbe(2 * state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))

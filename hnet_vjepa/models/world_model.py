@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hnet_vjepa.config import WorldModelConfig
 from hnet_vjepa.models.coarse import Coarse
+from hnet_vjepa.models.prefix_dynamics import PrefixDynamics
 from hnet_vjepa.models.proposal import Proposal, Step
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.transformer import Attention, Block
@@ -115,20 +116,28 @@ class InverseDynamics(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """Planning state and dynamics. S slots of d numbers each; ``action_dim`` counts the active dimensions."""
+    """Planning state and dynamics. S slots of d numbers each; ``action_dim`` counts the active dimensions.
 
-    def __init__(self, dim: int, slots: int, action_dim: int, config: WorldModelConfig) -> None:
+    ``trained_steps``: the longest rollout that training shows.
+    """
+
+    def __init__(self, dim: int, slots: int, action_dim: int, config: WorldModelConfig, trained_steps: int) -> None:
         super().__init__()
         self.readout = nn.Linear(dim, config.state_dim)
-        self.dynamics = (
-            FlatDynamics(config.state_dim, slots, action_dim, config.flat_width, config.depth)
-            if config.dynamics == "flat"
-            else Dynamics(config.state_dim, slots, action_dim, config.width, config.depth, config.heads)
-        )
+        self.dynamics = _dynamics(slots, action_dim, config, trained_steps)
         self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
         self.steps = TemporalDistance(config.state_dim, slots)
         self.proposal = Proposal(config.state_dim, slots, action_dim, config.proposal_width)
         self.coarse = Coarse(config.state_dim, slots, config.code) if config.code else None
+
+
+def _dynamics(slots: int, action_dim: int, config: WorldModelConfig, trained_steps: int) -> nn.Module:
+    dim, depth = config.state_dim, config.depth
+    if config.dynamics == "transformer":
+        return Dynamics(dim, slots, action_dim, config.width, depth, config.heads)
+    if config.dynamics == "prefix":
+        return PrefixDynamics(dim, slots, action_dim, config.flat_width, depth, trained_steps)
+    return FlatDynamics(dim, slots, action_dim, config.flat_width, depth)
 
 
 def with_motion(state: Tensor, before: Tensor) -> Tensor:
@@ -146,6 +155,8 @@ def rollout(dynamics: Step, state: Tensor, before: Tensor, acted: Tensor, action
     State and the one before it B x S x d, the action between them B x A, normalised actions B x H x A
     -> B x H x S x d.
     """
+    if isinstance(dynamics, PrefixDynamics):  # sees all actions at once
+        return dynamics.imagine(state, before, acted, actions)
     states = []
     for action in actions.unbind(1):
         state, before, acted = dynamics(state, before, acted, action), state, action

@@ -1,0 +1,62 @@
+"""Dynamics that imagine the states after each of several actions in one pass, every one from a prefix of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PrefixDynamics(nn.Module):
+    """The state after h actions as the present state plus a change, which these h actions make together.
+
+    A layer that is masked by blocks tells row h of actions 1 to h; then all rows go through the same residual network
+    as one batch. (One pass over action prefixes is Fast-LeWM's idea; it has a transformer over them.) No imagined state
+    is fed back, so that errors do not feed on themselves; but what a step does is learnt anew for every h. ``span`` is
+    the largest h: longer sequences go on from the last imagined states.
+    """
+
+    known: Tensor  # (span * width) x (span * A): 1 where a row may know of an action, else 0
+
+    def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int, span: int) -> None:
+        super().__init__()
+        self.span = span
+        self.embed = nn.Linear(2 * slots * state_dim + action_dim, width)
+        self.prefix = nn.Linear(span * action_dim, span * width)
+        known = torch.ones(span, span).tril().repeat_interleave(width, 0).repeat_interleave(action_dim, 1)
+        self.register_buffer("known", known, persistent=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.change = nn.Linear(width, slots * state_dim)
+        nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+        """One step: see Dynamics."""
+        return self.imagine(state, before, acted, action[:, None])[:, 0]
+
+    def imagine(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
+        """The states after each of H actions: see rollout."""
+        imagined = []
+        for part in actions.split(self.span, 1):
+            states = self._span(state, before, acted, part)
+            past = torch.cat([state[:, None], states], 1)
+            before, state, acted = past[:, -2], past[:, -1], part[:, -1]
+            imagined.append(states)
+        return torch.cat(imagined, 1)
+
+    def _span(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
+        """The same for at most ``span`` actions, B x h x A."""
+        _, count, action_dim = actions.shape
+        rows, columns = count * self.embed.out_features, count * action_dim
+        weight = (self.prefix.weight * self.known)[:rows, :columns]
+        done = functional.linear(actions.flatten(1), weight, self.prefix.bias[:rows]).unflatten(1, (count, -1))
+        seen = torch.cat([state.flatten(1), (state - before).flatten(1), acted], 1)
+        x = self.embed(seen)[:, None] + done  # B x h x width
+        for block in self.blocks:
+            x = x + block(x)
+        changed: Tensor = state[:, None] + self.change(self.norm(x)).unflatten(2, state.shape[1:])
+        return changed
