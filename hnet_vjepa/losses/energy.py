@@ -16,7 +16,8 @@ def distance(x: Tensor, y: Tensor, kind: Distance) -> Tensor:
     if kind == "l1":
         return (x - y).abs().mean(-1)
     if kind == "smooth_l1":
-        return F.smooth_l1_loss(*torch.broadcast_tensors(x, y), reduction="none").mean(-1)
+        x, y = torch.broadcast_tensors(x, y)
+        return F.smooth_l1_loss(x, y, reduction="none").mean(-1)
     if kind == "l2":
         return (x - y).square().mean(-1)
     return 1 - F.cosine_similarity(x, y, dim=-1)
