@@ -13,11 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import render
-from benchmarks.chunking import counts, speed, study
+from benchmarks.chunking import counts, saliency, speed, study
 from cli.stopping import stoppable
 from hnet_vjepa.errors import UserError, one_of
 
-PARTS: dict[str, Callable[[Sequence[str]], None]] = {"speed": speed.main, "study": study.main, "counts": counts.main}
+PARTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "speed": speed.main,
+    "study": study.main,
+    "counts": counts.main,
+    "saliency": saliency.main,
+}
 DEFAULT = ("speed", "study")  # those that need nothing from outside
 
 

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import merge_result
 from benchmarks.sims import RECIPES
-from hnet_vjepa.checkpoint import Checkpoint, Manifest, PhaseRecord, load_checkpoint, save_checkpoint
+from hnet_vjepa.checkpoint import Checkpoint, Manifest, PhaseRecord, read_manifest, save_checkpoint
 from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
@@ -253,13 +253,16 @@ class ShortAction(Unmeasured, Action):
     """Action."""
 
 
-def train_model(config: Config, store: EpisodeStore, folder: Path) -> Checkpoint:
-    """Train one model from scratch as ``hnet train`` does, phase after phase."""
-    model = HNetVJEPA(config, describe_robot(store))
-    phases: list[Phase] = [ShortPretrain(), ShortProbe(), ShortAction(("probe",))]
+def fresh_model(config: Config, store: EpisodeStore) -> HNetVJEPA:
+    """A model with weights that follow from the configuration's seed; nothing else in a training is random."""
+    set_seed(config.seed)
+    return HNetVJEPA(config, describe_robot(store))
+
+
+def train_model(model: HNetVJEPA, phases: Sequence[Phase], store: EpisodeStore, folder: Path) -> Checkpoint:
+    """Train a model in place as ``hnet train`` does, phase after phase."""
     records = []
     for phase in phases:
-        set_seed(config.seed)
         outcome = train(phase, model, store, folder / f"{phase.name}.run", progress=False)
         records.append(
             PhaseRecord(
@@ -274,14 +277,14 @@ def train_model(config: Config, store: EpisodeStore, folder: Path) -> Checkpoint
             )
         )
     save_checkpoint(folder / "model", model, Manifest(phases=tuple(records), versions=versions()))
-    return load_checkpoint(folder / "model")
+    return Checkpoint(folder / "model", model, read_manifest(folder / "model"))
 
 
 def places_read(task: Task, checkpoint: Checkpoint, store: EpisodeStore) -> tuple[float, float]:
     """Points of object and robot: held-out frames in which a linear read-out of the planning state finds the place."""
     features, states = sampled_states(checkpoint.model, store, False, FRAMES)
-    readout = fit_readout(features["train"], states["train"])
-    error = readout(features["held_out"]) - states["held_out"]
+    train, held_out = (states[half][:, : len(task.states)] for half in ("train", "held_out"))
+    error = fit_readout(features["train"], train)(features["held_out"]) - held_out
     thing, robot = (
         100 * float((np.linalg.norm(error[:, columns], axis=1) <= READ[task.name]).mean())
         for columns in (bodies(task)[task.subject], robot_of(task))
@@ -370,7 +373,8 @@ def make_cell(task: Task, data: Path, work: Path, tokens: int, method: str, seed
         if known["asked"] == asked:
             return Cell(**known["cell"])
     store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
-    checkpoint = train_model(config, store, folder)
+    phases = (ShortPretrain(), ShortProbe(), ShortAction(("probe",)))
+    checkpoint = train_model(fresh_model(config, store), phases, store, folder)
     calibrate(checkpoint, store)
     live, live_std = live_tokens(checkpoint, store)
     place, robot = places_read(task, checkpoint, store)

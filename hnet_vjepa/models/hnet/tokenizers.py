@@ -212,10 +212,9 @@ class BudgetedChunks(nn.Module):
 
     Chunks are joined two by two as long as what is lost by it, the rise of the sum of squares around the chunks'
     means, is below a threshold (Ward's hierarchical grouping, 1963). What counts is how a chunk differs from what is
-    usual at its prototype: what always looks the same is one chunk, however many colours it has, and the others are
-    spent on what comes and goes. (Usual is the median, over training frames and of every number by itself. From the
-    mean, an empty place would differ by what is sometimes there.) So a plain picture has few chunks and a busy one
-    many, and a small chunk stays where something differs from all else.
+    usual at its prototype, the running mean over training frames: what always looks the same is one chunk, however
+    many colours it has, and the others are spent on what comes and goes. So a plain picture has few chunks and a busy
+    one many, and a small chunk stays where something differs from all else.
 
     The threshold is the same for all windows: while training it follows the value that would have left ``tokens``
     chunks in the mean of each batch. Threshold and what is usual are saved with the weights.
@@ -246,9 +245,9 @@ class BudgetedChunks(nn.Module):
             return joined(routing, partner, (loss >= self.threshold) & there)
 
     def _get_used_to(self, chunks: Tensor) -> None:
-        """Move what is usual towards the median of a batch (B x K x D)."""
+        """Move what is usual towards the mean of a batch (B x K x D)."""
         if len(chunks):
-            self.usual.lerp_(chunks.median(0).values, self.FOLLOW if self.threshold > 0 else 1.0)
+            self.usual.lerp_(chunks.mean(0), self.FOLLOW if self.threshold > 0 else 1.0)
 
     def _follow(self, loss: Tensor) -> None:
         """Move the threshold towards the value that leaves ``tokens`` chunks in the mean of a batch (B x K)."""
