@@ -48,7 +48,10 @@ def test_pairs_share_task_tokens_and_seed() -> None:
 
 def test_one_model_on_tubelets_stands_against_chunks_of_every_number() -> None:
     cells = [cell("chunks", 1, 14.0, tokens=8), cell("chunks", 1, 17.0, tokens=16), cell("chunks", 2, 99.0)]
-    cells += [cell(study.TUBELETS, 1, 10.0, tokens=study.CELLS), cell(study.TUBELETS, 1, 0.0, "fetch-push", study.CELLS)]
+    cells += [
+        cell(study.TUBELETS, 1, 10.0, tokens=study.CELLS),
+        cell(study.TUBELETS, 1, 0.0, "fetch-push", study.CELLS),
+    ]
     found = study.paired(cells, study.TUBELETS, "score")
     assert (found.mean, found.pairs) == (pytest.approx((4.0 + 7.0) / 2), 2)
 

@@ -44,7 +44,7 @@ from hnet_vjepa.utils.files import write_json_atomic
 from sims.collect import SHARD_EPISODES, record, store_info
 from sims.policies import local_planner
 from sims.registry import get_task
-from sims.rendering import RayCaster, backend
+from sims.rendering import HIDDEN_GROUP, RayCaster, backend
 from sims.seeds import episode_seed
 from sims.task import Task
 from sims.tasks import fetch, fetch_push
@@ -68,6 +68,8 @@ class Watching(fetch_push.FetchPush):
         super().__init__()
         wanted = [self._model.body(name).id for name in SALIENT]
         self._geoms = np.flatnonzero(np.isin(self._model.geom_bodyid, wanted))
+        for name in fetch.GLASS:  # as where no graphics library is: rays would end at it
+            self._model.geom_group[self._model.geom(f"robot0:{name}").id] = HIDDEN_GROUP
         size = fetch_push.CAMERA
         self._caster = RayCaster(self._model, self._data, fetch_push.VIEW, size.height, size.width, 1.0)
         self.noted: list[Array] = []
@@ -96,7 +98,9 @@ def collect_labelled(task: Task, episodes: int, seed: int, out: Path) -> Path:
         for number in missing:
             first = number * SHARD_EPISODES
             indices = range(first, min(first + SHARD_EPISODES, episodes))
-            write_shard(out, number, info, [_labelled(task, watching, episode_seed("collect", seed, i), i) for i in indices])
+            write_shard(
+                out, number, info, [_labelled(task, watching, episode_seed("collect", seed, i), i) for i in indices]
+            )
     return out
 
 
@@ -139,8 +143,9 @@ class SaliencyMean(nn.Module):
         return replace(plain, slots=weighted.slots, centroids=weighted.centroids, attention=weighted.attention)
 
 
-def divergence(model: HNetVJEPA, chunks: Chunks, saliency: Tensor) -> Tensor:
-    """``KL(saliency || what the pooling attends to)`` of the chunks of B x T frames; saliency B x T x N."""
+def divergence(model: HNetVJEPA, chunks: Chunks, states: Tensor) -> Tensor:
+    """``KL(saliency || what the pooling attends to)`` of the chunks of B x T frames; states end with the N saliencies."""
+    saliency = states[..., -chunks.cells.shape[2] :]  # B x T x N
     attention, unused = chunks.attention.flatten(0, 1), chunks.mask.flatten(0, 1)
     if isinstance(model.backbone.pooling, SaliencyMean):  # what is predicted, wherever the slots lie
         attention = model.backbone.pooling.saliency(chunks.chunks).flatten(0, 1)[:, None]  # BT x 1 x K
@@ -158,7 +163,7 @@ class SalientAction(study.ShortAction):
         hook = model.backbone.register_forward_hook(lambda _, __, chunks: made.append(chunks))
         with hook:
             losses = super().loss(model, batch)
-        return losses | {"saliency": WEIGHT * divergence(model, made[0], batch.states[..., -study.CELLS :])}
+        return losses | {"saliency": WEIGHT * divergence(model, made[0], batch.states)}
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def divergence_measured(model: HNetVJEPA, store: EpisodeStore) -> float:
     """Mean divergence on held-out frames."""
     found = []
     for batch in clip_batches(model, store, "held_out", 1, study.FRAMES):
-        found.append(float(divergence(model, model.backbone(batch.video), batch.states[..., -study.CELLS :])))
+        found.append(float(divergence(model, model.backbone(batch.video), batch.states)))
     return float(np.mean(found))
 
 
@@ -223,8 +228,8 @@ def make_cell(task: Task, data: Path, work: Path, kind: str, seed: int) -> Cell:
     return cell
 
 
-def write(cells: Sequence[Cell]) -> Path:
-    """Write the part of the result: means over the seeds, and every other kind minus ``attention``, paired by seed."""
+def figures(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Means over the seeds, a row for every kind; and every other kind minus ``attention``, paired by seed."""
     numbers = ("live", "divergence", "object", "robot", "labels", "success", "score")
     table, metrics = [], {}
     plain = {c.seed: c.score for c in cells if c.kind == "attention"}
@@ -234,14 +239,21 @@ def write(cells: Sequence[Cell]) -> Path:
         if kind != "attention":
             wins = [c.score - plain[c.seed] for c in alike]
             metrics[f"saliency_{kind}_minus_attention_points_mean"] = float(np.mean(wins))
-            metrics[f"saliency_{kind}_minus_attention_points_std"] = float(np.std(wins, ddof=1))
+            metrics[f"saliency_{kind}_minus_attention_points_std"] = float(np.std(wins))
+    return table, metrics
+
+
+def write(cells: Sequence[Cell]) -> Path:
+    """Write the part of the result."""
+    table, metrics = figures(cells)
     settings = {
         "task": TASK,
         "episodes": EPISODES,
         "tokens": TOKENS,
-        "seeds": len(plain),
+        "seeds": len({c.seed for c in cells}),
         "weight": WEIGHT,
         "salient": SALIENT,
+        "training": study.TRAINING,
         "pairs": study.PAIRS,
         "distance": study.DISTANCE,
         "score": f"mean of {', '.join(study.OUTCOMES)}",
@@ -265,4 +277,4 @@ def main(words: Sequence[str]) -> None:
         for kind in KINDS:
             cells.append(make_cell(task, data, options.work, kind, seed))
             print(cells[-1], flush=True)
-    print(write(cells), flush=True)
+        print(write(cells), flush=True)

@@ -74,12 +74,12 @@ TUBELETS = "tubelets"  # at equal compute: every cell is a token, made of its pi
 BLOCKS = (2, 2)  # of that transformer; with them a frame costs as much as with chunks (see flops)
 
 TRAINING = {
-    "pretrain.steps": 20,
+    "pretrain.steps": 30,
     "pretrain.batch_size": 16,
     "pretrain.clip_frames": 3,
-    "probe.steps": 30,
+    "probe.steps": 40,
     "probe.batch_size": 32,
-    "action.steps": 120,
+    "action.steps": 200,
     "action.batch_size": 16,
     "action.clip_frames": 4,
     **{f"{phase}.save_every": 1000 for phase in ("pretrain", "probe", "action")},  # a cell begins again
@@ -171,9 +171,7 @@ def paired(cells: Sequence[Cell], other: str, outcome: str) -> Difference:
         for method, task, tokens, seed in scores
         if method == "chunks"
     }
-    differences = [
-        scores["chunks", *cell] - scores[partner] for cell, partner in partners.items() if partner in scores
-    ]
+    differences = [scores["chunks", *cell] - scores[partner] for cell, partner in partners.items() if partner in scores]
     if len(differences) < 2:
         raise UserError(f"{len(differences)} pairs of chunks and {other} say nothing of their spread; needs at least 2")
     mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
@@ -410,6 +408,7 @@ def metrics(cells: Sequence[Cell]) -> dict[str, Any]:
             difference = paired(cells, other, outcome)
             found[f"chunks_minus_{other}_{kind}_mean"] = difference.mean
             found[f"chunks_minus_{other}_{kind}_low95"] = difference.low95
+            found[f"chunks_minus_{other}_pairs"] = difference.pairs
     found["tokens_off_most"] = max(abs(mean / tokens - 1) for tokens, mean in mean_tokens(cells).items())
     found["tokens_equal"] = found["tokens_off_most"] <= CLOSE
     return found

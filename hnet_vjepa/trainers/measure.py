@@ -35,9 +35,7 @@ def clip_batches(
 
 
 @torch.no_grad()
-def sampled_states(
-    model: HNetVJEPA, store: EpisodeStore, chunks: bool, limit: int = CLIPS
-) -> tuple[Halves, Halves]:
+def sampled_states(model: HNetVJEPA, store: EpisodeStore, chunks: bool, limit: int = CLIPS) -> tuple[Halves, Halves]:
     """Features (N x F) and recorded states (N x S) of sampled single frames, by half ('train', 'held_out').
 
     At most ``limit`` frames of each half.

@@ -31,7 +31,9 @@ class LearnedAttentionPooling(nn.Module):
     start on a grid. A slot is valid when at least one chunk likes it best, hence at most min(M, M') are.
     """
 
-    def __init__(self, dim: int, rows: int, columns: int, prior_strength: float = 4.0, size_weight: float = 1.0) -> None:
+    def __init__(
+        self, dim: int, rows: int, columns: int, prior_strength: float = 4.0, size_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Parameter(torch.randn(rows * columns, dim) * dim**-0.5)
