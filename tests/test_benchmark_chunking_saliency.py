@@ -72,7 +72,7 @@ def test_the_saliency_weighted_mean_equals_a_loop() -> None:
 
 
 def test_training_brings_the_attention_to_what_is_salient(toy_store: Path) -> None:
-    """The toy's recorded numbers stand in for saliency; both kinds learn to tell, and their gradients reach the model."""
+    """One cell is always salient: both kinds learn to tell."""
     store = EpisodeStore(toy_store)
     for kind in ("loss", "mean"):
         torch.manual_seed(0)

@@ -1,8 +1,8 @@
 """Does it help to pool chunks by saliency when the data says what is salient? The design document's question.
 
-``HNET_RENDER=raycast python -m benchmarks.chunking --part saliency`` trains small models, as the study does, on episodes
-of fetch-push in which every cell's saliency is known: the share of its pixels that show the cube or a finger, from the
-ray that drew them. Three kinds, equal in all else:
+``HNET_RENDER=raycast python -m benchmarks.chunking --part saliency`` trains small models, as the study does, on
+episodes of fetch-push in which every cell's saliency is known: the share of its pixels that show the cube or a finger,
+from the rays that drew them. Three kinds, equal in all else:
 
 * ``attention``: the product's pooling; no label is used.
 * ``loss``: the same, and the divergence of its attention from the saliency is minimised beside the other losses.
@@ -114,8 +114,8 @@ def _labelled(task: Task, watching: Watching, seed: int, index: int) -> Episode:
 class SaliencyMean(nn.Module):
     """M chunks to M' slots: means of the chunks near each slot's anchor, weighted by how salient each is predicted.
 
-    ``weight_jk = softmax_k( log sigmoid(u . z_k) + w log size_k - s |anchor_j - centroid_k|^2 )``: the product's pooling
-    with one saliency for all slots in place of what each slot's query finds.
+    ``weight_jk = softmax_k( log sigmoid(u . z_k) + w log size_k - s |anchor_j - centroid_k|^2 )``: the product's
+    pooling with one saliency for all slots in place of what each slot's query finds.
     """
 
     def __init__(self, dim: int, config: PoolingConfig) -> None:
@@ -144,7 +144,7 @@ class SaliencyMean(nn.Module):
 
 
 def divergence(model: HNetVJEPA, chunks: Chunks, states: Tensor) -> Tensor:
-    """``KL(saliency || what the pooling attends to)`` of the chunks of B x T frames; states end with the N saliencies."""
+    """``KL(saliency || what the pooling attends to)``, mean over B x T frames; the states end with the N saliencies."""
     saliency = states[..., -chunks.cells.shape[2] :]  # B x T x N
     attention, unused = chunks.attention.flatten(0, 1), chunks.mask.flatten(0, 1)
     if isinstance(model.backbone.pooling, SaliencyMean):  # what is predicted, wherever the slots lie

@@ -81,9 +81,9 @@ def saliency(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
         rows.append([kinds[row["kind"]], *numbers])
     note = (
         f"`{settings['task']}`, {settings['tokens']} chunks, {settings['episodes']} episodes, means over "
-        f"{settings['seeds']} seeds; points from 0 to 100, the score is the {settings['score']}. Divergence: of what the "
-        f"pooling attends to from the saliency, on held-out frames. Weight of the loss {settings['weight']:g}. Last "
-        "column: mean and spread over the seeds."
+        f"{settings['seeds']} seeds; points from 0 to 100, the score is the {settings['score']}. Divergence: of what "
+        f"the pooling attends to from the saliency, on held-out frames. Weight of the loss {settings['weight']:g}. "
+        "Last column: mean and spread over the seeds."
     )
     return Table(["pooled by", "divergence", *outcomes, "score against the first"], rows, note, ("saliency",))
 

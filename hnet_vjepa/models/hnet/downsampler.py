@@ -26,9 +26,10 @@ class Pooled:
 class LearnedAttentionPooling(nn.Module):
     """M chunks to M' slots by learned queries that attend to the chunks.
 
-    ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + w log size_k - s |anchor_j - centroid_k|^2 )``. The queries fix the
-    order of the slots, so that slot j of one picture can be compared with slot j of another; like the prototypes they
-    start on a grid. A slot is valid when at least one chunk likes it best, hence at most min(M, M') are.
+    ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + w log size_k - s |anchor_j - centroid_k|^2 )``. With w = 1 a chunk
+    weighs as much as its cells, with w = 0 as much as any other. The queries fix the order of the slots, so that slot j
+    of one picture can be compared with slot j of another; like the prototypes they start on a grid. A slot is valid
+    when at least one chunk likes it best, hence at most min(M, M') are.
     """
 
     def __init__(
