@@ -68,7 +68,7 @@ def explained(wanted: Tensor, made: Tensor) -> float:
 
 
 def colours(features: Tensor, like: Tensor) -> NDArray[np.uint8]:
-    """Features ... x D as colours ... x 3: the three directions in which ``like`` differs most, without its extremes."""
+    """Features ... x D as colours ... x 3: the three directions in which ``like`` differs most, less its extremes."""
     rows = like.flatten(0, -2).double()
     middle = rows.mean(0)
     axes = torch.linalg.svd(rows - middle, full_matrices=False).Vh[:3].T  # D x 3

@@ -88,6 +88,21 @@ def saliency(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
     return Table(["pooled by", "divergence", *outcomes, "score against the first"], rows, note, ("saliency",))
 
 
+def reconstruction(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
+    """How much of the cells' features the dechunker gives back."""
+    settings = parts["reconstruction"]["settings"]
+    rows = [
+        ["chunks alone", f"{metrics['reconstruction_explained_chunks']:.2f}"],
+        ["chunks and residual", f"{metrics['reconstruction_explained_with_residual']:.2f}"],
+    ]
+    note = (
+        f"Share of the variance of {settings['cells']} cells' features on {settings['frames']} held-out frames of "
+        f"`{settings['data']}`; {settings['chunks']:.1f} live chunks in the mean, {settings['steps']} steps "
+        "of pretraining."
+    )
+    return Table(["made of", "variance explained"], rows, note, ("reconstruction",))
+
+
 def forward(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
     """A forward pass of both sides in every precision."""
     settings, rows = parts["speed"]["settings"]["forward"], parts["speed"]["forward"]["rows"]
@@ -246,6 +261,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, float]], Table]] = {
     "chunking-attention-robots": attention_robots,
     "chunking-training": training,
     "chunking-saliency": saliency,
+    "chunking-reconstruction": reconstruction,
     "chunking-counts": counts,
     "chunking-follows": follows,
 }
