@@ -43,8 +43,13 @@ def _indivisible(field: str, heads: int, widths: dict[str, int]) -> list[str]:
 
 
 class EncoderConfig(_Section):
-    """LowLevelEncoder."""
+    """``convolutions``: LowLevelEncoder.
 
+    ``patches``, which chunks are measured against: PatchEncoder, with patches as large as the other's cells, as wide as
+    its last stage, and with as many blocks as it has in all stages.
+    """
+
+    kind: Literal["convolutions", "patches"] = "convolutions"
     stem_width: Positive = 32
     stem_stride: int = Field(default=4, gt=0, multiple_of=2)
     widths: Stages = (32, 64)
@@ -58,6 +63,8 @@ class EncoderConfig(_Section):
             if len(given) != len(self.widths):
                 wanted = f"must have one entry per stage, as many as widths ({len(self.widths)})"
                 _refuse([f"{name} = {list(given)}: {wanted}"])
+        if self.kind == "patches" and set(self.times) != {1}:
+            _refuse([f"times = {list(self.times)}: patches are those of a frame alone, so every entry must be 1"])
         return self
 
 
@@ -80,6 +87,7 @@ class RoutingConfig(_Section):
     grid: tuple[Positive, Positive] = (5, 5)
     prior_strength: Weight = 6.0
     scale: float = Field(default=2.0, gt=0)
+    placed: bool = Field(default=False, description="tokens say where they lie and how large they are when pooled")
     tokens: float | None = Field(
         default=None,
         ge=1,
@@ -103,6 +111,9 @@ class PoolingConfig(_Section):
     kind: Literal["attention", "graph"] = "attention"
     grid: tuple[Positive, Positive] = (3, 3)
     prior_strength: Weight = 4.0
+    size_weight: Fraction = Field(
+        default=1.0, description="attention: 1, a token weighs as much as its cells; 0, all tokens weigh the same"
+    )
     neighbours: Positive = Field(default=4, description="graph: chunks that each chunk hears of")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.models.hnet.encoder import Cache
+from hnet_vjepa.models.hnet.tokenizers import BudgetedChunks
 from hnet_vjepa.models.vjepa.vit import HNetViT
 
 AT_ONCE = 16  # frames that are encoded together; what a frame becomes does not depend on it
@@ -65,13 +66,43 @@ class Track:
 def track(backbone: HNetViT, frames: Iterable[NDArray[np.uint8]]) -> Track:
     """Follow the chunks through frames (H x W x 3 each, of the model's camera) as a running camera would see them.
 
-    Every frame is a window of its own, encoded with the past before it; only the chunks are kept. Raises ValueError
+    Every frame is a window of its own, encoded with the past before it; only the chunks are kept. Chunks that were
+    joined to a budget are numbered anew, so that they keep their numbers over time (see ``steady``). Raises ValueError
     when there is no frame.
     """
     parts = list(_parts(backbone, frames))
     if not parts:
         raise ValueError("there are no frames to follow chunks through")
-    return Track(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    seen = Track(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return steady(seen) if isinstance(backbone.routing, BudgetedChunks) else seen
+
+
+def steady(seen: Track) -> Track:
+    """The same chunks, each with the number of the chunk of the frame before that it shares most cells with.
+
+    A joined chunk is called by the first of its prototypes, and that may change while the chunk hardly does. The pairs
+    that share most are served first; a chunk without partner keeps its number if that is free, else gets the lowest.
+    """
+    owners, centroids, live = seen.owners.copy(), seen.centroids.copy(), seen.live.copy()
+    count = live.shape[1]
+    for t in range(1, len(owners)):
+        shared = np.zeros((count, count), np.int64)  # before x now
+        np.add.at(shared, (owners[t - 1].ravel(), seen.owners[t].ravel()), 1)
+        named: dict[int, int] = {}
+        for pair in np.argsort(-shared, axis=None, kind="stable")[: np.count_nonzero(shared)]:
+            before, now = divmod(int(pair), count)
+            if now not in named and before not in named.values():
+                named[now] = before
+        for now in np.flatnonzero(seen.live[t]).tolist():
+            if now not in named:
+                free = set(range(count)) - set(named.values())
+                named[now] = now if now in free else min(free)
+        new = np.array([named.get(k, -1) for k in range(count)])
+        owners[t] = new[seen.owners[t]]
+        kept = np.flatnonzero(seen.live[t])
+        live[t], live[t, new[kept]] = False, True
+        centroids[t, new[kept]] = seen.centroids[t, kept]
+    return Track(owners, centroids, live)
 
 
 def _parts(

@@ -271,6 +271,10 @@ class RayCaster:
         picture = np.where(self._geoms[:, None] < 0, self.SKY, self._colours()[self._geoms] * light[:, None])
         return (np.clip(picture, 0, 1) * 255).astype(np.uint8).reshape(*self._shape, 3)
 
+    def geoms(self) -> NDArray[np.int32]:
+        """Which geom each pixel of the last picture shows: H x W; -1 where there is none."""
+        return self._geoms.reshape(self._shape).copy()
+
     def _colours(self) -> NDArray[np.float64]:
         # As in MuJoCo: a geom's own colour, if it was set, wins over its material's.
         own, material = self._model.geom_rgba[:, :3], self._model.geom_matid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import record, render
-from benchmarks.chunking import attention_curve, counts, forward_speed, study
+from benchmarks.chunking import attention_curve, counts, forward_speed, saliency, study
 from benchmarks.chunking.attention_curve import ROBOTS, Curve
 from benchmarks.chunking.large_vit import Large
 from benchmarks.chunking.tables import TABLES
@@ -28,7 +28,16 @@ def study_part() -> tuple[dict[str, Any], dict[str, Any]]:
         study.Cell(task, tokens, method, seed, tokens + 0.1, 1.5, *(level[method] + rng.normal(0, 2, 4)))
         for seed, task, tokens, method in itertools.product(study.SEEDS, study.NEAR, study.TOKENS, study.METHODS)
     ]
-    settings = {"score": "mean of them", "pairs": 24, "distance": 15, "interval": "95 %", "unit": "a pair of models"}
+    cells += [replace(c, method=study.TUBELETS, tokens=study.CELLS) for c in cells[:: 2 * len(study.METHODS)]]
+    tubelets = {"tokens": study.CELLS, "blocks": 4, "flops_ratio": 1.0}
+    settings = {
+        "tubelets": tubelets,
+        "score": "mean of them",
+        "pairs": 24,
+        "distance": 15,
+        "interval": "95 %",
+        "unit": "a pair of models",
+    }
     floor = {task: {"random": 4.0, "replay": 99.0} for task in study.NEAR}
     part = {"settings": settings, "table": study.table(cells), "success_bounds": floor}
     return part, study.metrics(cells)
@@ -69,6 +78,17 @@ def speed_part() -> tuple[dict[str, Any], dict[str, Any]]:
     }, metrics
 
 
+def saliency_part() -> tuple[dict[str, Any], dict[str, Any]]:
+    cells = [
+        saliency.Cell(kind, seed, 8.0, divergence, 50.0, 40.0, 60.0, 10.0 + gain * seed)
+        for kind, divergence, gain in (("attention", 0.9, 0.0), ("loss", 0.5, 3.0), ("mean", 0.25, -6.0))
+        for seed in (1, 2)
+    ]
+    settings = {"task": "fetch-push", "tokens": 8, "episodes": 9, "seeds": 2, "weight": 0.1, "score": "mean of them"}
+    table, metrics = saliency.figures(cells)
+    return {"settings": settings, "table": table}, metrics
+
+
 def counts_part() -> tuple[dict[str, Any], dict[str, Any]]:
     rows = [
         counts.Row(model, budget, clip, see, 0.01, counts.Counts(1, chunks, 9, chunks), 2 * chunks, chunks)
@@ -83,7 +103,11 @@ def counts_part() -> tuple[dict[str, Any], dict[str, Any]]:
 def result() -> dict[str, Any]:
     """What a chunking.json with all its parts holds."""
     content: dict[str, Any] = {"metrics": {}, "parts": {}}
-    for name, (part, metrics) in {"study": study_part(), "speed": speed_part(), "counts": counts_part()}.items():
+    rebuilt = {"settings": {"frames": 9, "cells": 64, "data": "toy", "chunks": 8.04, "steps": 3}}
+    explained = {"reconstruction_explained_chunks": 0.5, "reconstruction_explained_with_residual": 0.75}
+    made = {"study": study_part(), "speed": speed_part(), "counts": counts_part(), "saliency": saliency_part()}
+    made["reconstruction"] = (rebuilt, explained)
+    for name, (part, metrics) in made.items():
         content["metrics"] |= metrics
         content["parts"][name] = {**ABOUT, "command": f"make {name}", **part}
     return dict(json.loads(json.dumps(content)))
@@ -102,14 +126,22 @@ def test_every_table_is_whole(tables: dict[str, Table]) -> None:
 
 def test_the_study_has_a_row_for_every_kind_of_model(tables: dict[str, Table], result: dict[str, Any]) -> None:
     rows = tables["chunking-study"].rows
-    assert len(rows) == 2 * 2 * 4
+    assert len(rows) == 2 * 2 * 4 + 2
     assert rows[0][:4] == ["`fetch-push`", "8", "chunks", "8.1 ± 1.5"]
     found = result["metrics"]
     for row in tables["chunking-differences"].rows:
         other = row[0].removeprefix("chunks − ")
         mean, low = (found[f"chunks_minus_{other}_points_{key}"] for key in ("mean", "low95"))
         assert row[1] == f"{mean:+.1f} (from {low:+.1f})" and low < mean
-    assert "over 12 units (a unit is a pair of models)" in tables["chunking-differences"].note
+        assert row[-1] == "12"
+    assert "over units (a unit is a pair of models)" in tables["chunking-differences"].note
+
+
+def test_saliency_says_what_each_kind_adds(tables: dict[str, Table]) -> None:
+    first, loss, mean = tables["chunking-saliency"].rows
+    assert first == ["attention", "0.90", "50.0", "40.0", "60.0", "10.0", "40.0", "–"]
+    # A third of what success gains counts: 1 and 2 points, or -2 and -4.
+    assert loss[-1] == "+1.5 ± 0.5" and mean[-1] == "-3.0 ± 1.0" and mean[1] == "0.25"
 
 
 def test_speed_says_what_is_relative_to_what(tables: dict[str, Table]) -> None:

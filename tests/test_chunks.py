@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from hnet_vjepa.data.batch import normalise_frames
+from hnet_vjepa.losses.auxiliaries import ratio_loss
 from hnet_vjepa.models.hnet.downsampler import LearnedAttentionPooling
 from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
-from hnet_vjepa.models.hnet.routing import SparseRouting
+from hnet_vjepa.models.hnet.routing import Routing, SparseRouting
 from hnet_vjepa.models.ops import grid_positions
 from hnet_vjepa.models.vjepa.vit import HNetViT
 from tests import toy
@@ -109,6 +110,19 @@ def test_pooling_is_masked_attention_and_never_holds_more_slots_than_chunks() ->
     torch.testing.assert_close(pooled.slots.flatten(0, 1), by_hand, rtol=1e-4, atol=1e-5)
 
 
+def test_a_token_weighs_as_much_as_its_cells_or_as_any_other() -> None:
+    """Two tokens that differ in nothing but their sizes, 12 cells and 4: three to one, or even; in between the root."""
+    for weight, share in ((1.0, 12 / 16), (0.0, 1 / 2), (0.5, 12**0.5 / (12**0.5 + 2))):
+        torch.manual_seed(0)
+        pooling = LearnedAttentionPooling(8, 2, 2, size_weight=weight)
+        assignment = torch.zeros(1, 16, 2)
+        assignment[:, :12, 0], assignment[:, 12:, 1] = 1, 1
+        sizes = torch.tensor([[12.0, 4.0]])
+        alike = torch.randn(1, 1, 8).expand(-1, 2, -1)
+        tokens = Routing(alike, assignment, torch.zeros(1, 2, 3), sizes, sizes < 0, torch.ones(1, 2))
+        torch.testing.assert_close(pooling(tokens).attention[..., 0], torch.full((1, 4), share))
+
+
 def test_dead_chunks_do_not_enter_the_slots() -> None:
     torch.manual_seed(1)
     routing, tokens, positions = route(3, 3)
@@ -138,6 +152,44 @@ def test_a_chunks_centroid_lies_where_its_pixels_lie(corner: tuple[int, int]) ->
     for k in owners.unique():
         own = positions[owners == k].mean(0)
         assert (chunks.chunk_centroids[0, 0, k] - own).norm() < 0.5
+
+
+def test_tokens_say_where_they_lie_when_they_are_asked_to() -> None:
+    """Two pictures whose chunks show the same and lie elsewhere: only placed chunks tell the pooling where."""
+    config = toy.config().model.backbone
+    for placed in (False, True):
+        torch.manual_seed(0)
+        model = HNetViT(config.model_copy(update={"routing": config.routing.model_copy(update={"placed": placed})}))
+        asked: list[torch.Tensor] = []
+        model.pooling.register_forward_pre_hook(lambda _, given: asked.append(given[0].chunks))  # noqa: B023
+        out = model(torch.randn(2, 1, 32, 32, 3))
+        routing = model.routing(out.cells[:, 0], grid_positions(1, 4, 4))
+        added = asked[0] - routing.chunks
+        assert (model.place is not None) == placed
+        if model.place is None:
+            assert (added == 0).all()
+        else:
+            torch.testing.assert_close(added, model.place(routing.centroids, routing.sizes))
+            (out.tokens * torch.randn_like(out.tokens)).sum().backward()
+            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.place.parameters())
+
+
+def test_a_prototype_that_won_nothing_comes_back() -> None:
+    """Its anchor lies outside the picture; where more chunks are wanted the ratio loss brings it in."""
+    routing, tokens, positions = route()
+    with torch.no_grad():
+        routing.anchors[5] = torch.tensor([1.5, -0.3])
+    optimiser = torch.optim.Adam(routing.parameters(), 0.02)
+    dead = [bool(routing(tokens, positions).mask[:, 5].all())]
+    while dead[-1] and len(dead) < 200:
+        out = routing(tokens, positions)
+        live = (~out.mask).sum() / out.assignment[..., 0].numel()
+        loss = ratio_loss(live, out.assignment.amax(1).sum() / out.assignment[..., 0].numel(), 64 / 20)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        dead.append(bool(routing(tokens, positions).mask[:, 5].all()))
+    assert dead[0] and not dead[-1]
 
 
 def test_positions_are_told_apart_by_place_and_size() -> None:

@@ -103,6 +103,10 @@ def test_the_ray_caster_misses_nothing_that_single_rays_hit(robot: fetch_reach.F
         mujoco.mj_ray(robot._model, robot._data, camera._position, ray.reshape(3, 1), camera._groups, 1, -1, geom)
         missed += geom[0] != camera._geoms[number]
     assert missed <= 4  # of 4096
+    fingers = [robot._model.geom(f"robot0:{side}_gripper_finger_link").id for side in "rl"]
+    columns, rows, _ = fetch_reach.VIEW.project(robot._data.geom_xpos[fingers], 64, 64).T
+    for row, column in zip(rows.astype(int), columns.astype(int), strict=True):
+        assert np.isin(camera.geoms()[row - 2 : row + 3, column - 2 : column + 3], fingers).any()
     drawn = robot.frame().astype(int)
     assert np.abs(picture.astype(int) - drawn).mean() < 35  # the same scene, if in another light
 

@@ -305,6 +305,35 @@ def test_a_plain_picture_has_few_chunks_and_a_busy_one_many() -> None:
     assert plain == 1 and min(busy) > 6
 
 
+def test_what_is_usual_is_one_chunk_and_what_moves_is_another() -> None:
+    """Sixteen places that never change but all differ, and one thing that is now here, now there."""
+    dim, count = 8, 16
+    tokenizer = BudgetedChunks(SparseRouting(dim, 4, 4, prior_strength=1000.0), 2.0).train()
+    scene, thing = torch.randn(count, dim, generator=torch.Generator().manual_seed(0)), torch.full((dim,), 4.0)
+    positions = grid_positions(1, 4, 4)
+    frames = scene.expand(count, -1, -1).clone()
+    places = torch.arange(count)
+    frames[places, places] = thing.roll(1) * torch.linspace(-1, 1, dim)
+    for _ in range(60):
+        out = tokenizer(frames, positions)
+    assert (out.count == 2).all()
+    owner = out.assignment.argmax(-1)  # B x N
+    alone = owner == owner[places, places][:, None]
+    assert torch.equal(alone, torch.eye(count, dtype=torch.bool))
+    torch.testing.assert_close(tokenizer.usual, tokenizer.routing(frames, positions).chunks.mean(0))
+
+
+def test_padding_is_not_usual() -> None:
+    tokenizer = make("chunks").train()
+    cells, positions = some_cells()
+    padding = torch.zeros(3, 64, dtype=torch.bool)
+    padding[0] = True
+    other = copy.deepcopy(tokenizer)
+    tokenizer(cells, positions, padding)
+    other(cells[1:], positions)
+    torch.testing.assert_close(tokenizer.usual, other.usual)
+
+
 def test_the_mean_number_of_chunks_comes_to_the_budget() -> None:
     tokenizer = make("chunks").train()
     positions = grid_positions(1, 8, 8)

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -25,7 +25,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.data.video import fit
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
-from hnet_vjepa.tracking import Track, track
+from hnet_vjepa.tracking import Track, steady, track
 from hnet_vjepa.visualise import palette
 from tests import toy
 from tests.test_cli_errors import refused
@@ -63,6 +63,45 @@ def test_frame_by_frame_is_the_whole_clip_at_once() -> None:
     assert np.array_equal(seen.owners.reshape(37, -1), whole.assignment[0].argmax(-1).numpy())
     np.testing.assert_allclose(seen.centroids, whole.chunk_centroids[0, ..., 1:].numpy(), atol=1e-5)
     assert seen.counts.tolist() == [len(np.unique(owners)) for owners in seen.owners]
+
+
+frames_of_cells = st.lists(st.lists(st.integers(0, 6), min_size=9, max_size=9), min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(frames_of_cells, st.permutations(range(7)))
+def test_joined_chunks_keep_their_numbers(frames: list[list[int]], order: list[int]) -> None:
+    """Whatever the numbers in each frame: who belongs together stays, and an unchanged chunk keeps its own."""
+    owners = np.array(frames).reshape(-1, 3, 3)
+    plain = made_track(owners, 7)
+    plain.centroids[:] = np.arange(7)[:, None] + 10 * np.arange(len(owners))[:, None, None]
+    seen = steady(plain)
+    for t, (before, now) in enumerate(zip(owners, seen.owners, strict=True)):
+        assert np.array_equal(before[:, :, None, None] == before, now[:, :, None, None] == now)
+        assert np.array_equal(np.flatnonzero(seen.live[t]), np.unique(now))
+        for number, old in zip(now.ravel(), before.ravel(), strict=True):
+            assert seen.centroids[t, number, 0] == plain.centroids[t, old, 0]
+        if t:
+            cells = [frozenset(np.flatnonzero(seen.owners[t - 1] == k)) for k in range(7)]
+            for k in np.unique(now):
+                same = frozenset(np.flatnonzero(now == k))
+                assert same not in cells or cells.index(same) == k
+    still = np.stack([owners[0], np.array(order)[owners[0]]])  # the same, by other numbers
+    assert np.array_equal(steady(made_track(still, 7)).owners[1], owners[0])
+
+
+def test_a_film_of_a_budget_is_steady_and_one_without_is_of_prototypes() -> None:
+    torch.manual_seed(0)
+    config = toy.config().model.backbone
+    budget = config.model_copy(update={"routing": config.routing.model_copy(update={"tokens": 4.0})})
+    backbone = HNetViT(budget).train()
+    backbone(normalise_frames(clip(37))[None])  # sets the threshold
+    seen = track(backbone.eval(), iter(clip(37)))
+    with torch.no_grad():
+        owners = backbone(normalise_frames(clip(37))[None]).assignment[0].argmax(-1).numpy()
+    again = steady(made_track(owners.reshape(seen.owners.shape), seen.live.shape[1]))
+    assert np.array_equal(seen.owners, again.owners)
+    assert seen.counts.max() < 9 and seen.counts.tolist() == [len(np.unique(frame)) for frame in owners]
 
 
 def test_no_frames_are_no_track() -> None:

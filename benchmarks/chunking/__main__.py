@@ -1,9 +1,11 @@
 """The chunk encoder: how fast it is, what chunks are worth, and whether their number follows content.
 
 ``python -m benchmarks.chunking`` makes two parts of ``benchmarks/results/chunking.json``, "speed" (about 8 minutes on
-two cores, which must have nothing else to do) and "study" (48 trainings: hours; goes on where it was). ``--part NAME``
-makes one part alone, and what follows its name is for that part: ``--part counts VIDEO...`` is another spelling of
-``python -m benchmarks.chunking.counts VIDEO...``, which counts the chunks of clips.
+two cores, which must have nothing else to do) and "study" (54 trainings: an hour on one core; goes on where it was).
+``--part NAME`` makes one part alone, and what follows its name is for that part: ``--part counts VIDEO...`` is another
+spelling of ``python -m benchmarks.chunking.counts VIDEO...``, which counts the chunks of clips, ``--part saliency``
+compares ways to pool where saliency is known, and ``--part reconstruction CHECKPOINT DATA`` puts chunks back on the
+grid.
 """
 
 from __future__ import annotations
@@ -13,11 +15,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import render
-from benchmarks.chunking import counts, speed, study
+from benchmarks.chunking import counts, reconstruction, saliency, speed, study
 from cli.stopping import stoppable
 from hnet_vjepa.errors import UserError, one_of
 
-PARTS: dict[str, Callable[[Sequence[str]], None]] = {"speed": speed.main, "study": study.main, "counts": counts.main}
+PARTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "speed": speed.main,
+    "study": study.main,
+    "counts": counts.main,
+    "saliency": saliency.main,
+    "reconstruction": reconstruction.main,
+}
 DEFAULT = ("speed", "study")  # those that need nothing from outside
 
 

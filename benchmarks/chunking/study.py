@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import math
 import re
@@ -30,18 +31,28 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import merge_result
 from benchmarks.sims import RECIPES
-from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.config import Config, PhaseName, load_config
+from hnet_vjepa.checkpoint import Checkpoint, Manifest, PhaseRecord, read_manifest, save_checkpoint
+from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.hnet.tokenizers import BudgetedChunks
-from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.vjepa.vit import HNetViT
+from hnet_vjepa.pipeline import describe_robot
 from hnet_vjepa.planning.planner import WorldModelPlanner
+from hnet_vjepa.trainers.action_posttrain import Action
+from hnet_vjepa.trainers.engine import train
 from hnet_vjepa.trainers.measure import clip_batches, fit_readout, sampled_states
+from hnet_vjepa.trainers.phase import Phase
+from hnet_vjepa.trainers.pretrain import Pretrain
+from hnet_vjepa.trainers.probe_train import Probe
 from hnet_vjepa.utils.files import write_json_atomic
+from hnet_vjepa.utils.runtime import set_seed, versions
 from sims.collect import collect
 from sims.evaluate import play
 from sims.policies import Policy, RandomPolicy, ReplayPolicy, local_planner
@@ -56,17 +67,25 @@ TOKENS = (8, 16)
 SEEDS = (1, 2, 3)  # by seed 0 it was decided how chunks are joined, so it is no evidence
 METHODS = {"chunks": "chunks", "uniform": "grid", "random": "random", "merge": "merge"}  # to tokenizers
 RECTANGLES = {8: (2, 4), 16: (4, 4)}  # rows and columns whose product is the token count
-PROTOTYPES = (5, 5)  # of the chunks, as in the robots' models; those that are most alike are joined
-CELLS = 64  # of a frame of 64 x 64 pixels
+GRID = (8, 8)  # cells of a frame of 64 x 64 pixels; a prototype for each, before those that are alike are joined
+CELLS = GRID[0] * GRID[1]
+PRIOR = 60.0  # of the chunks' prototypes: a cell is nearly all its own prototype's
+TUBELETS = "tubelets"  # at equal compute: every cell is a token, made of its pixels by a linear map and a transformer
+BLOCKS = (2, 2)  # of that transformer; with them a frame costs as much as with chunks (see flops)
 
-PHASES: tuple[PhaseName, ...] = ("pretrain", "probe", "action")
 TRAINING = {
-    "pretrain.steps": 60,
+    "pretrain.steps": 30,
+    "pretrain.batch_size": 16,
     "pretrain.clip_frames": 3,
-    "probe.steps": 60,
-    "probe.batch_size": 64,
+    "probe.steps": 40,
+    "probe.batch_size": 32,
     "action.steps": 200,
+    "action.batch_size": 16,
     "action.clip_frames": 4,
+    **{f"{phase}.save_every": 1000 for phase in ("pretrain", "probe", "action")},  # a cell begins again
+    "model.backbone.attention.heads": 1,
+    "model.backbone.routing.placed": True,
+    "model.backbone.pooling.size_weight": 0.0,
     "model.world_model.flat_width": 256,
     "plan.candidates": 64,
     "plan.elites": 8,
@@ -74,7 +93,8 @@ TRAINING = {
     "plan.horizon": 5,
 }
 DISTANCE = 15  # steps of the environment between start and goal, few enough for models as small as these
-PAIRS = 24
+PAIRS = 12
+FRAMES = 1000  # of a split, or clips, that are measured on
 OUTCOMES = ("object", "labels", "success")  # what a cell's score is the mean of, all in points
 CLOSE = 0.02  # how far the mean number of tokens may be from the others'
 
@@ -142,14 +162,16 @@ def paired(cells: Sequence[Cell], other: str, outcome: str) -> Difference:
     """Chunks minus another method, in points of ``outcome`` (a field of Cell, or "score").
 
     The unit is a pair of models that share task, token count and seed, hence data, order of the clips and dev pairs.
+    Tubelets have a number of tokens of their own, so that chunks of every number stand against them.
     Raises UserError when fewer than two such pairs are there.
     """
     scores = {(c.method, c.task, c.tokens, c.seed): float(getattr(c, outcome)) for c in cells}
-    differences = [
-        scores["chunks", task, tokens, seed] - value
-        for (method, task, tokens, seed), value in scores.items()
-        if method == other and ("chunks", task, tokens, seed) in scores
-    ]
+    partners = {
+        (task, tokens, seed): (other, task, CELLS if other == TUBELETS else tokens, seed)
+        for method, task, tokens, seed in scores
+        if method == "chunks"
+    }
+    differences = [scores["chunks", *cell] - scores[partner] for cell, partner in partners.items() if partner in scores]
     if len(differences) < 2:
         raise UserError(f"{len(differences)} pairs of chunks and {other} say nothing of their spread; needs at least 2")
     mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
@@ -158,19 +180,29 @@ def paired(cells: Sequence[Cell], other: str, outcome: str) -> Difference:
 
 
 def settings(task: str, tokens: int, method: str, seed: int) -> Config:
-    """The configuration of one cell: the task's own, made short, with the tokenizer."""
-    chunks = method == "chunks"
-    return load_config(
-        RECIPES[task].config,
-        {
-            **TRAINING,
-            "seed": seed,
-            "pretrain.compression": CELLS / tokens,
-            "model.backbone.routing.tokenizer": METHODS[method],
-            "model.backbone.routing.grid": list(PROTOTYPES if chunks else RECTANGLES[tokens]),
-            "model.backbone.routing.tokens": float(tokens) if chunks else None,
-        },
-    )
+    """The configuration of one cell: the task's own, made short, with the tokenizer (of TUBELETS, the encoder too)."""
+    own: dict[str, Any]
+    if method == TUBELETS:
+        own = {"encoder.kind": "patches", "encoder.depths": BLOCKS, "routing.tokenizer": "grid", "routing.grid": GRID}
+    elif method == "chunks":
+        own = {"routing.grid": GRID, "routing.prior_strength": PRIOR, "routing.tokens": float(tokens)}
+    else:
+        own = {"routing.grid": RECTANGLES[tokens], "routing.tokenizer": METHODS[method]}
+    backbone = {f"model.backbone.{name}": value for name, value in own.items()}
+    compression = {"pretrain.compression": CELLS / tokens} if tokens < CELLS else {}
+    return load_config(RECIPES[task].config, {**TRAINING, "seed": seed, **compression, **backbone})
+
+
+def flops(method: str) -> int:
+    """Floating-point operations of one frame of fetch-push, in convolutions and products of matrices.
+
+    Of chunks the fewer of the two budgets; how they are joined is no product of matrices and not in it.
+    """
+    tokens = CELLS if method == TUBELETS else min(TOKENS)
+    model = HNetViT(settings("fetch-push", tokens, method, 0).model.backbone)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 1, 64, 64, 3))
+    return int(counter.get_total_flops())
 
 
 def bodies(task: Task) -> dict[str, list[int]]:
@@ -199,11 +231,58 @@ def reaching(task: Task) -> Task:
     return replace(task, distance=distance, tolerances=(NEAR[task.name],))
 
 
+class Unmeasured:
+    """A phase without its own metrics, which would take as long as trainings as short as these."""
+
+    def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+        """Return none."""
+        return {}
+
+
+class ShortPretrain(Unmeasured, Pretrain):
+    """Pretrain."""
+
+
+class ShortProbe(Unmeasured, Probe):
+    """Probe."""
+
+
+class ShortAction(Unmeasured, Action):
+    """Action."""
+
+
+def fresh_model(config: Config, store: EpisodeStore) -> HNetVJEPA:
+    """A model with weights that follow from the configuration's seed; nothing else in a training is random."""
+    set_seed(config.seed)
+    return HNetVJEPA(config, describe_robot(store))
+
+
+def train_model(model: HNetVJEPA, phases: Sequence[Phase], store: EpisodeStore, folder: Path) -> Checkpoint:
+    """Train a model in place as ``hnet train`` does, phase after phase."""
+    records = []
+    for phase in phases:
+        outcome = train(phase, model, store, folder / f"{phase.name}.run", progress=False)
+        records.append(
+            PhaseRecord(
+                phase=phase.name,
+                started_from="scratch",
+                steps=outcome.steps,
+                seconds=outcome.seconds,
+                metrics={},
+                data=store.info.source,
+                data_fingerprint=store.fingerprint(),
+                data_settings=store.info.settings,
+            )
+        )
+    save_checkpoint(folder / "model", model, Manifest(phases=tuple(records), versions=versions()))
+    return Checkpoint(folder / "model", model, read_manifest(folder / "model"))
+
+
 def places_read(task: Task, checkpoint: Checkpoint, store: EpisodeStore) -> tuple[float, float]:
     """Points of object and robot: held-out frames in which a linear read-out of the planning state finds the place."""
-    features, states = sampled_states(checkpoint.model, store, chunks=False)
-    readout = fit_readout(features["train"], states["train"])
-    error = readout(features["held_out"]) - states["held_out"]
+    features, states = sampled_states(checkpoint.model, store, False, FRAMES)
+    train, held_out = (states[half][:, : len(task.states)] for half in ("train", "held_out"))
+    error = fit_readout(features["train"], train)(features["held_out"]) - held_out
     thing, robot = (
         100 * float((np.linalg.norm(error[:, columns], axis=1) <= READ[task.name]).mean())
         for columns in (bodies(task)[task.subject], robot_of(task))
@@ -235,7 +314,7 @@ def labels_read(checkpoint: Checkpoint, store: EpisodeStore) -> float:
     recorded = np.concatenate([e.labels for e in store.split("train") if e.labels is not None])
     share = np.clip(recorded.mean(0), 1e-3, 1 - 1e-3)
     said, true = [], []
-    for batch in clip_batches(model, store, "held_out", model.config.probe.clip_frames):
+    for batch in clip_batches(model, store, "held_out", model.config.probe.clip_frames, FRAMES):
         logits = model.probe(model.read(model.states(batch.video)[0])).double().cpu().numpy()
         said.append(logits > np.log(share / (1 - share)))
         true.append(batch.labels.cpu().numpy() > 0)
@@ -248,7 +327,7 @@ def calibrate(checkpoint: Checkpoint, store: EpisodeStore) -> None:
     routing = checkpoint.model.backbone.routing
     if isinstance(routing, BudgetedChunks):
         routing.train()
-        for batch in clip_batches(checkpoint.model, store, "train", 1):
+        for batch in clip_batches(checkpoint.model, store, "train", 1, FRAMES):
             checkpoint.model.backbone(batch.video)
         routing.eval()
 
@@ -258,7 +337,7 @@ def live_tokens(checkpoint: Checkpoint, store: EpisodeStore) -> tuple[float, flo
     """Mean and spread of the number of tokens of a held-out frame that are no padding."""
     counts = [
         (~checkpoint.model.backbone(batch.video).chunk_mask).sum(-1).flatten()
-        for batch in clip_batches(checkpoint.model, store, "held_out", 1)
+        for batch in clip_batches(checkpoint.model, store, "held_out", 1, FRAMES)
     ]
     live = torch.cat(counts).double()
     return float(live.mean()), float(live.std())
@@ -284,14 +363,16 @@ def make_cell(task: Task, data: Path, work: Path, tokens: int, method: str, seed
     """Train and score one model, unless that was done before with the same settings."""
     config = settings(task.name, tokens, method, seed)
     folder = work / task.name / f"{tokens}-{method}-{seed}"
-    asked = {"config": config.model_dump(mode="json"), "near": NEAR, "read": READ, "distance": DISTANCE, "pairs": PAIRS}
+    measured = {"near": NEAR, "read": READ, "distance": DISTANCE, "pairs": PAIRS, "frames": FRAMES}
+    asked = {"config": config.model_dump(mode="json"), **measured}
     path = folder / "cell.json"
     if path.is_file():
         known = json.loads(path.read_text())
         if known["asked"] == asked:
             return Cell(**known["cell"])
-    checkpoint = load_checkpoint(run_pipeline(config, data, folder / "training", PHASES, progress=False))
     store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
+    phases = (ShortPretrain(), ShortProbe(), ShortAction(("probe",)))
+    checkpoint = train_model(fresh_model(config, store), phases, store, folder)
     calibrate(checkpoint, store)
     live, live_std = live_tokens(checkpoint, store)
     place, robot = places_read(task, checkpoint, store)
@@ -311,23 +392,23 @@ def make_cell(task: Task, data: Path, work: Path, tokens: int, method: str, seed
     return cell
 
 
-def bounds(task: Task, seeds: Sequence[int]) -> dict[str, float]:
+@functools.cache
+def bounds(task: Task, seed: int) -> dict[str, float]:
     """Success in points of random actions (the floor) and of the actions that led to the goals (the ceiling)."""
     policies: list[Policy] = [RandomPolicy(task), ReplayPolicy(task)]
-    return {policy.name: float(np.mean([solved(task, policy, seed) for seed in seeds])) for policy in policies}
+    return {policy.name: solved(task, policy, seed) for policy in policies}
 
 
 def metrics(cells: Sequence[Cell]) -> dict[str, Any]:
     """Differences of the score and of every outcome, how equal the token counts are, and the number of seeds."""
     found: dict[str, Any] = {"seeds": len({c.seed for c in cells})}
-    for other in METHODS:
-        if other == "chunks":
-            continue
+    made = {c.method for c in cells}
+    for other in [name for name in (*METHODS, TUBELETS) if name in made - {"chunks"}]:
         for outcome, kind in (("score", "points"), *((name, f"{name}_points") for name in OUTCOMES)):
             difference = paired(cells, other, outcome)
             found[f"chunks_minus_{other}_{kind}_mean"] = difference.mean
             found[f"chunks_minus_{other}_{kind}_low95"] = difference.low95
-            found["study_pairs"] = difference.pairs
+            found[f"chunks_minus_{other}_pairs"] = difference.pairs
     found["tokens_off_most"] = max(abs(mean / tokens - 1) for tokens, mean in mean_tokens(cells).items())
     found["tokens_equal"] = found["tokens_off_most"] <= CLOSE
     return found
@@ -350,8 +431,13 @@ def table(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(cells: Sequence[Cell], floor: dict[str, dict[str, float]]) -> Path:
+def write(cells: Sequence[Cell], tasks: Sequence[Task]) -> Path:
     """Write the study's part of the result from the cells so far."""
+    seeds = sorted({c.seed for c in cells})
+    floor = {
+        task.name: {name: float(np.mean([bounds(task, s)[name] for s in seeds])) for name in bounds(task, seeds[0])}
+        for task in tasks
+    }
     return merge_result(
         "chunking",
         "study",
@@ -361,7 +447,8 @@ def write(cells: Sequence[Cell], floor: dict[str, dict[str, float]]) -> Path:
             "tokens": list(TOKENS),
             "training": TRAINING,
             "rectangles": {str(count): grid for count, grid in RECTANGLES.items()},
-            "prototypes": PROTOTYPES,
+            "prototypes": GRID,
+            "tubelets": {"tokens": CELLS, "blocks": sum(BLOCKS), "flops_ratio": flops(TUBELETS) / flops("chunks")},
             "near": NEAR,
             "read": READ,
             "split": "dev",
@@ -393,12 +480,11 @@ def main(words: Sequence[str]) -> None:
         for task in tasks
     }
     cells: list[Cell] = []
-    for number, seed in enumerate(SEEDS):
-        for task in tasks:
-            for tokens in TOKENS:
-                for method in METHODS:
-                    cell = make_cell(task, data[task.name], options.work, tokens, method, seed)
-                    print(cell, flush=True)
-                    cells.append(cell)
-        floor = {task.name: bounds(task, SEEDS[: number + 1]) for task in tasks}
-        print(write(cells, floor), flush=True)
+    # Tubelets come last: a study that has to be stopped has compared chunks at equal tokens first.
+    for kinds in (list(itertools.product(TOKENS, METHODS)), [(CELLS, TUBELETS)]):
+        for seed in SEEDS:
+            for task, (tokens, method) in itertools.product(tasks, kinds):
+                cell = make_cell(task, data[task.name], options.work, tokens, method, seed)
+                print(cell, flush=True)
+                cells.append(cell)
+            print(write(cells, tasks), flush=True)

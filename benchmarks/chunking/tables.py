@@ -51,16 +51,56 @@ def differences(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table
                 f"(from {metrics[f'chunks_minus_{other}_{kind}_low95']:+.1f})"
                 for kind in OUTCOMES.values()
             ),
+            f"{metrics[f'chunks_minus_{other}_pairs']:.0f}",
         ]
         for other in others
     ]
     note = (
-        f"Mean difference in points over {metrics['study_pairs']} units (a unit is {part['settings']['unit']}); in "
-        f"brackets the lower end of its interval ({part['settings']['interval']}). "
-        "The chunks' mean number of live tokens is off the others' by at most "
-        f"{100 * metrics['tokens_off_most']:.1f} %."
+        f"Mean difference in points over units (a unit is {part['settings']['unit']}); in brackets the lower end of "
+        f"its interval ({part['settings']['interval']}). The chunks' mean number of live tokens is off the others' by "
+        f"at most {100 * metrics['tokens_off_most']:.1f} %. Tubelets: {part['settings']['tubelets']['tokens']} tokens, "
+        f"{part['settings']['tubelets']['blocks']} blocks on all of them, "
+        f"{part['settings']['tubelets']['flops_ratio']:.2f} times the operations of a frame in chunks."
     )
-    return Table(["", *OUTCOMES], rows, note, ("study",))
+    return Table(["", *OUTCOMES, "units"], rows, note, ("study",))
+
+
+def saliency(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
+    """Pooling by attention, by attention with a saliency loss, and by predicted saliency."""
+    part = parts["saliency"]
+    settings, kinds = (
+        part["settings"],
+        {"attention": "attention", "loss": "attention, saliency loss", "mean": "saliency"},
+    )
+    outcomes = ("object", "robot", "labels", "success", "score")
+    rows = []
+    for row in part["table"]:
+        key = f"saliency_{row['kind']}_minus_attention_points"
+        against = f"{metrics[f'{key}_mean']:+.1f} ± {metrics[f'{key}_std']:.1f}" if f"{key}_mean" in metrics else "–"
+        numbers = [f"{row['divergence']:.2f}", *(f"{row[name]:.1f}" for name in outcomes), against]
+        rows.append([kinds[row["kind"]], *numbers])
+    note = (
+        f"`{settings['task']}`, {settings['tokens']} chunks, {settings['episodes']} episodes, means over "
+        f"{settings['seeds']} seeds; points from 0 to 100, the score is the {settings['score']}. Divergence: of what "
+        f"the pooling attends to from the saliency, on held-out frames. Weight of the loss {settings['weight']:g}. "
+        "Last column: mean and spread over the seeds."
+    )
+    return Table(["pooled by", "divergence", *outcomes, "score against the first"], rows, note, ("saliency",))
+
+
+def reconstruction(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
+    """How much of the cells' features the dechunker gives back."""
+    settings = parts["reconstruction"]["settings"]
+    rows = [
+        ["chunks alone", f"{metrics['reconstruction_explained_chunks']:.2f}"],
+        ["chunks and residual", f"{metrics['reconstruction_explained_with_residual']:.2f}"],
+    ]
+    note = (
+        f"Share of the variance of {settings['cells']} cells' features on {settings['frames']} held-out frames of "
+        f"`{settings['data']}`; {settings['chunks']:.1f} live chunks in the mean, {settings['steps']} steps "
+        "of pretraining."
+    )
+    return Table(["made of", "variance explained"], rows, note, ("reconstruction",))
 
 
 def forward(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
@@ -220,6 +260,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, float]], Table]] = {
     "chunking-attention": attention,
     "chunking-attention-robots": attention_robots,
     "chunking-training": training,
+    "chunking-saliency": saliency,
+    "chunking-reconstruction": reconstruction,
     "chunking-counts": counts,
     "chunking-follows": follows,
 }

@@ -35,8 +35,10 @@ def clip_batches(
 
 
 @torch.no_grad()
-def sampled_states(model: HNetVJEPA, store: EpisodeStore, chunks: bool) -> tuple[Halves, Halves]:
+def sampled_states(model: HNetVJEPA, store: EpisodeStore, chunks: bool, limit: int = CLIPS) -> tuple[Halves, Halves]:
     """Features (N x F) and recorded states (N x S) of sampled single frames, by half ('train', 'held_out').
+
+    At most ``limit`` frames of each half.
 
     ``chunks`` takes the backbone's tokens, otherwise the planning state.
     """
@@ -45,7 +47,7 @@ def sampled_states(model: HNetVJEPA, store: EpisodeStore, chunks: bool) -> tuple
     halves: tuple[Split, ...] = ("train", "held_out")
     for half in halves:
         rows, states = [], []
-        for batch in clip_batches(model, store, half, 1):
+        for batch in clip_batches(model, store, half, 1, limit):
             made = model.backbone(batch.video).tokens if chunks else model.states(batch.video)[0]
             rows.append(made.flatten(1).double())
             states.append(batch.states[:, 0].double())

@@ -26,19 +26,22 @@ class Pooled:
 class LearnedAttentionPooling(nn.Module):
     """M chunks to M' slots by learned queries that attend to the chunks.
 
-    ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + log size_k - s |anchor_j - centroid_k|^2 )``. The queries fix the
-    order of the slots, so that slot j of one picture can be compared with slot j of another; like the prototypes they
-    start on a grid. A slot is valid when at least one chunk likes it best, hence at most min(M, M') are.
+    ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + w log size_k - s |anchor_j - centroid_k|^2 )``. With w = 1 a chunk
+    weighs as much as its cells, with w = 0 as much as any other. The queries fix the order of the slots, so that slot j
+    of one picture can be compared with slot j of another; like the prototypes they start on a grid. A slot is valid
+    when at least one chunk likes it best, hence at most min(M, M') are.
     """
 
-    def __init__(self, dim: int, rows: int, columns: int, prior_strength: float = 4.0) -> None:
+    def __init__(
+        self, dim: int, rows: int, columns: int, prior_strength: float = 4.0, size_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Parameter(torch.randn(rows * columns, dim) * dim**-0.5)
         self.anchors = nn.Parameter(anchor_grid(rows, columns))
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
-        self.prior_strength = prior_strength
+        self.prior_strength, self.size_weight = prior_strength, size_weight
 
     def forward(self, routing: Routing) -> Pooled:
         """Pool B x K chunks (dead ones masked) to B x M' slots."""
@@ -52,7 +55,8 @@ class LearnedAttentionPooling(nn.Module):
         distance = (self.anchors[:, None] - routing.centroids[:, None, :, 1:]).square().sum(-1)  # B x M' x K
         logits = match - self.prior_strength * distance
         gate = routing.gate[:, None]  # B x 1 x K; 0 for the dead, who still learn through it
-        weights = (logits + routing.sizes.clamp(min=1e-6).log()[:, None]).softmax(-1) * gate
+        log_sizes = routing.sizes.clamp(min=1e-6).log()[:, None]  # B x 1 x K
+        weights = torch.add(logits, log_sizes, alpha=self.size_weight).softmax(-1) * gate
         attention = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)  # B x M' x K
         slots = attention @ values  # B x M' x D
         centroids = attention @ routing.centroids  # B x M' x 3

@@ -16,7 +16,7 @@ def make_pooling(dim: int, config: PoolingConfig) -> LearnedAttentionPooling | G
     """The pooling that a configuration names, for chunks of ``dim`` numbers: a ``Routing`` becomes a ``Pooled``."""
     if config.kind == "graph":
         return GraphPooling(dim, *config.grid, config.neighbours, config.prior_strength)
-    return LearnedAttentionPooling(dim, *config.grid, config.prior_strength)
+    return LearnedAttentionPooling(dim, *config.grid, config.prior_strength, config.size_weight)
 
 
 def chunk_distances(features: Tensor, centroids: Tensor, place: float) -> Tensor:

@@ -211,31 +211,43 @@ class BudgetedChunks(nn.Module):
     """Dynamic chunks whose number is ``tokens`` in the mean over frames, more on some and fewer on others.
 
     Chunks are joined two by two as long as what is lost by it, the rise of the sum of squares around the chunks'
-    means, is below a threshold (Ward's hierarchical grouping, 1963). So a plain picture has few chunks and a busy one
-    many, and a small chunk stays where something differs from all else. The threshold is the same for all windows:
-    while training it follows the value that would have left ``tokens`` chunks in the mean of each batch. It is saved
-    with the weights.
+    means, is below a threshold (Ward's hierarchical grouping, 1963). What counts is how a chunk differs from what is
+    usual at its prototype, the running mean over training frames: what always looks the same is one chunk, however
+    many colours it has, and the others are spent on what comes and goes. So a plain picture has few chunks and a busy
+    one many, and a small chunk stays where something differs from all else.
+
+    The threshold is the same for all windows: while training it follows the value that would have left ``tokens``
+    chunks in the mean of each batch. Threshold and what is usual are saved with the weights.
     """
 
     FOLLOW = 0.2  # of the way to the batch's value in one step
 
     threshold: Tensor
+    usual: Tensor
 
     def __init__(self, routing: SparseRouting, tokens: float) -> None:
         super().__init__()
         self.routing = routing
         self.tokens = tokens
         self.register_buffer("threshold", torch.zeros(()))  # nothing joins
+        self.register_buffer("usual", torch.zeros_like(routing.prototypes))  # K x D
 
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
         """See Tokenizer. K prototypes, of which M live; the others are masked."""
         routing = self.routing(cells, positions, padding)
         with torch.autocast(cells.device.type, enabled=False):
-            partner, loss = joins(routing.chunks, routing.sizes)
             there = routing.sizes.detach().sum(-1, keepdim=True) > 0  # B x 1, not all padding
+            if self.training:
+                self._get_used_to(routing.chunks.detach()[there.squeeze(1)])
+            partner, loss = joins(routing.chunks - self.usual, routing.sizes)
             if self.training:
                 self._follow(loss[there.squeeze(1)])
             return joined(routing, partner, (loss >= self.threshold) & there)
+
+    def _get_used_to(self, chunks: Tensor) -> None:
+        """Move what is usual towards the mean of a batch (B x K x D)."""
+        if len(chunks):
+            self.usual.lerp_(chunks.mean(0), self.FOLLOW if self.threshold > 0 else 1.0)
 
     def _follow(self, loss: Tensor) -> None:
         """Move the threshold towards the value that leaves ``tokens`` chunks in the mean of a batch (B x K)."""
@@ -261,10 +273,11 @@ def joins(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     partner = torch.zeros(batch, count, dtype=torch.long, device=sizes.device)
     lost = torch.full_like(size, torch.inf)
     least = torch.zeros_like(size[:, 0])
+    near, mate = loss.min(-1)  # B x K, of every chunk the least loss, and with which
     for _ in range(count - 1):
-        found, place = loss.flatten(1).min(-1)  # B
-        ends = torch.stack([place // count, place % count])
-        stays, goes = ends.amin(0), ends.amax(0)
+        found, one = near.min(-1)  # B
+        two = mate[row, one]
+        stays, goes = torch.minimum(one, two), torch.maximum(one, two)
         least = torch.maximum(least, found)  # in exact numbers it never falls
         partner[row, goes], lost[row, goes] = stays, least
         here, there = size[row, stays, None], size[row, goes, None]  # B x 1
@@ -273,6 +286,12 @@ def joins(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         loss[row, stays], loss[row, :, stays] = after, after
         loss[row, goes], loss[row, :, goes] = torch.inf, torch.inf
         size[row, stays] += there.squeeze(1)
+        near[row, goes], mate[row, goes] = torch.inf, -1
+        # A join brings no third chunk nearer than the nearer of the two was, so only those look anew that lost theirs.
+        again = (mate == stays[:, None]) | (mate == goes[:, None])
+        again[row, stays] = True
+        looks = again.flatten().nonzero().squeeze(1)
+        near.view(-1)[looks], mate.view(-1)[looks] = loss.flatten(0, 1)[looks].min(-1)
     return partner, lost
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hnet_vjepa.config import BackboneConfig
+from hnet_vjepa.config import BackboneConfig, EncoderConfig
 from hnet_vjepa.models.hnet.encoder import Cache, LowLevelEncoder
 from hnet_vjepa.models.hnet.graph_pooling import make_pooling
+from hnet_vjepa.models.hnet.patches import PatchEncoder
 from hnet_vjepa.models.hnet.pos_enc import AdaptivePositionalEncoding
 from hnet_vjepa.models.hnet.sparse_attention import NativeSparseAttention
 from hnet_vjepa.models.hnet.tokenizers import make_tokenizer
@@ -70,6 +71,14 @@ def cell_positions(frames: int, height: int, width: int, device: torch.device) -
         return grid_positions(frames, height, width, device)
 
 
+def make_encoder(config: EncoderConfig, heads: int) -> LowLevelEncoder | PatchEncoder:
+    """The encoder that a configuration names; ``heads`` are those of the patches' transformer."""
+    if config.kind == "patches":
+        stride = config.stem_stride * 2 ** (len(config.widths) - 1)
+        return PatchEncoder(stride, config.widths[-1], sum(config.depths), heads)
+    return LowLevelEncoder(config.stem_width, config.stem_stride, config.widths, config.depths, config.times)
+
+
 class HNetViT(nn.Module):
     """The chunk encoder. The same weights serve a whole clip and single control steps.
 
@@ -79,10 +88,7 @@ class HNetViT(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        encoder = config.encoder
-        self.encoder = LowLevelEncoder(
-            encoder.stem_width, encoder.stem_stride, encoder.widths, encoder.depths, encoder.times
-        )
+        self.encoder = make_encoder(config.encoder, config.vit.heads)
         dim = self.encoder.dim
         self.dim = dim
         self.sparse_norm = nn.LayerNorm(dim)
@@ -90,6 +96,7 @@ class HNetViT(nn.Module):
             dim, config.attention.heads, config.attention.cube, config.attention.selected, config.attention.radius
         )
         self.routing = make_tokenizer(dim, config.routing)
+        self.place = AdaptivePositionalEncoding(dim) if config.routing.placed else None
         self.pooling = make_pooling(dim, config.pooling)
         self.position = AdaptivePositionalEncoding(dim)
         self.blocks = nn.ModuleList(Block(dim, config.vit.heads) for _ in range(config.vit.depth))
@@ -128,6 +135,9 @@ class HNetViT(nn.Module):
         cells = features.flatten(1, 3)  # (B*W) x N x D
         positions = cell_positions(window, height, width, video.device)
         routing = self.routing(cells, positions, None if cell_padding is None else cell_padding.flatten(1))
+        if self.place is not None:
+            placed = routing.chunks + self.place(routing.centroids, routing.sizes)
+            routing = replace(routing, chunks=placed)
         pooled = self.pooling(routing)
 
         split = lambda x: x.unflatten(0, (batch, windows))  # noqa: E731
