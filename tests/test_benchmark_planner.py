@@ -559,7 +559,7 @@ def dynamics_part() -> Part:
     """As ``dynamics`` makes it of two variants; tests/test_benchmark_planner_dynamics.py makes a real one."""
     task = dynamics.Study(TASK, 4.0, "toy", dynamics.SHORT)
     cells = {name: [dynamics.Cell(60.0, 0.5, cm, [3.0, 5.0])] for name, cm in (("one", 1.25), ("two", None))}
-    settings = {"short": {"square": dynamics.SHORT}, "episodes": 9, "pairs": 2, "split": "dev"}
+    settings = {"task": "square", "short": dynamics.SHORT}
     return Part(settings, {}, {"rows": dynamics.rows(task, cells, {"one": 9.96, "two": 120.0})})
 
 
@@ -585,7 +585,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
         "memory": held,
         "calibration": said,
         "familiarity": Part({}, {}, {"rows": [seen]}),
-        "dynamics": dynamics_part(),
+        "dynamics-square": dynamics_part(),
     }
     plain = {name: json.loads(json.dumps({"settings": p.settings, **p.behind})) for name, p in made.items()}
     tables = {name: table(plain, rate) for name, table in TABLES.items()}

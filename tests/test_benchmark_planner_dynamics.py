@@ -40,7 +40,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def part(small: study.Study, work: Path, toy_store: Path) -> Part:
-    return study.dynamics([small], work, asked=2, rounds=2, record=lambda *_: toy_store)
+    return study.dynamics(small, work, asked=2, rounds=2, record=lambda *_: toy_store)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
     assert all(row["cpu_ms"] > 0 and row["train_cpu_s"] > 0 and np.isfinite(row["open_loop"]) for row in rows)
     assert {row["success_end"]["trials"] for row in rows} == {3}
     plain = json.loads(json.dumps({"settings": part.settings, **part.behind}))
-    table = TABLES["planner-dynamics"](Parts({"dynamics": plain}), rate)
+    table = TABLES["planner-dynamics"](Parts({"dynamics-square": plain}), rate)
     assert len(table.rows) == len(rows) and {len(row) for row in table.rows} == {len(table.head)}
     assert table.rows[0][0] == "`square`, within 4 px" and not any(row[0] for row in table.rows[1:])
     assert table.rows[0][4] == "–" and "points, p = " in table.rows[1][4]
-    assert ": 2 + 2 on square;" in table.note and "search 8 x 2 x 2," in table.note
+    assert ": 2 + 2 on square." in table.note and table.parts == ("dynamics-square",)

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.planner`` makes the parts of ``benchmarks/results/planner.json`` that are missing or were made
 with other weights, one after another; a run that was stopped goes on. ``--part NAME`` makes a part anew (of
-``dynamics``, which trains its own models, what is missing in ``outputs/dynamics``). Timings need a machine that has
-nothing else to do.
+``dynamics-TASK``, which trains its own models, what is missing in ``outputs/dynamics``). Timings need a machine that
+has nothing else to do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import render
@@ -20,7 +21,7 @@ from benchmarks.planner.alternatives import alternatives
 from benchmarks.planner.calibration import calibration
 from benchmarks.planner.composition import composition
 from benchmarks.planner.deadline import deadline
-from benchmarks.planner.dynamics import dynamics
+from benchmarks.planner.dynamics import STUDIES, dynamics
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.familiarity import familiarity
 from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
@@ -56,7 +57,7 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]
         "memory": (checkpoint, lambda: memory(checkpoint)),
         "familiarity": (checkpoint, lambda: familiarity(task, checkpoint)),
         "composition": (checkpoint, lambda: composition(task, checkpoint)),
-        "dynamics": (None, dynamics),
+        **{f"dynamics-{study.task.name}": (None, partial(dynamics, study)) for study in STUDIES},
     }
 
     def on_task(part: Callable[[Task, Path], Part], name: str, source: Path) -> Callable[[], Part]:

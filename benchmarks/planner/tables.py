@@ -313,37 +313,35 @@ def in_part(parts: Mapping[str, Any], rate: Rate) -> Table:
 
 def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
     """What the variants of the dynamics cost and achieve, task by task."""
-    part = parts["dynamics"]
-    settings, rows = part["settings"], []
-    for i, row in enumerate(part["rows"]):
-        first = i == 0 or row["task"] != part["rows"][i - 1]["task"]
-        compared, factor = row["against_first"], shown_in(row["unit"])[0]
-        rows.append(
-            [
-                f"`{row['task']}`, within {row['within']}" if first else "",
-                row["variant"],
-                rate(row["success_end"]),
-                " / ".join(f"{100 * share:.0f}" for share in row["trainings"]),
-                "–" if first else f"{100 * compared['difference']:+.0f} points, p = {compared['p_value']:.2g}",
-                f"{factor * row['final_distance']:.2g} {shown_in(row['unit'])[1]}",
-                f"{row['open_loop']:.3f}",
-                "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
-                f"{row['cpu_ms']:.1f}",
-                f"{row['train_cpu_s']:.0f}",
-            ]
-        )
-    steps = ", ".join(
-        f"{short['pretrain.steps']} + {short['action.steps']} on {task}" for task, short in settings["short"].items()
-    )
-    short = next(iter(settings["short"].values()))
-    search = " x ".join(str(short[f"plan.{key}"]) for key in ("candidates", "iterations", "horizon"))
+    names = tuple(name for name in parts if name.startswith("dynamics-"))
+    rows, steps = [], []
+    for name in names:
+        settings = parts[name]["settings"]
+        short = settings["short"]
+        steps.append(f"{short['pretrain.steps']} + {short['action.steps']} on {settings['task']}")
+        for i, row in enumerate(parts[name]["rows"]):
+            compared, factor = row["against_first"], shown_in(row["unit"])[0]
+            rows.append(
+                [
+                    "" if i else f"`{settings['task']}`, within {row['within']}",
+                    row["variant"],
+                    rate(row["success_end"]),
+                    " / ".join(f"{100 * share:.0f}" for share in row["trainings"]),
+                    f"{100 * compared['difference']:+.0f} points, p = {compared['p_value']:.2g}" if i else "–",
+                    f"{factor * row['final_distance']:.2g} {shown_in(row['unit'])[1]}",
+                    f"{row['open_loop']:.3f}",
+                    "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
+                    f"{row['cpu_ms']:.1f}",
+                    f"{row['train_cpu_s']:.0f}",
+                ]
+            )
     note = (
-        f"Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): {steps}; "
-        f"{settings['episodes']} episodes; search {search}, one thread. Success at the end on {settings['pairs']} "
-        f"{settings['split']} pairs by the models of all trainings, with its 95 % interval, then of each, "
-        "compared with the first row pair by pair (exact McNemar test). 'Imagined' is the mean error of states "
-        "imagined on held-out episodes: over 1 to 10 steps, as a share of that of 'nothing moves', and of the place "
-        f"that is read from them after {short['plan.horizon']} steps."
+        "Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): "
+        f"{', '.join(steps)}. One thread, the same search for all. Success at the end on dev pairs by the models of "
+        "all trainings, with its 95 % interval, then of each, compared with the first row pair by pair (exact McNemar "
+        "test); that does not count chance between trainings. 'Imagined' is the mean error of states imagined on "
+        "held-out episodes: over 1 to 10 steps, as a share of that of 'nothing moves', and of the place that is read "
+        "from them after as many steps as a plan has."
     )
     head = [
         "",
@@ -357,7 +355,7 @@ def dynamics(parts: Mapping[str, Any], rate: Rate) -> Table:
         "CPU ms per plan",
         "training [CPU s]",
     ]
-    return Table(head, rows, note, ("dynamics",))
+    return Table(head, rows, note, names)
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
