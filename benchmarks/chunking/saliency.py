@@ -207,7 +207,7 @@ def make_cell(task: Task, data: Path, work: Path, kind: str, seed: int) -> Cell:
     model = study.fresh_model(config, store)
     if kind == "mean":
         for encoder in (model.backbone, model.target):
-            encoder.pooling = SaliencyMean(encoder.dim, config.model.backbone.pooling)
+            encoder.register_module("pooling", SaliencyMean(encoder.dim, config.model.backbone.pooling))
         model.target.requires_grad_(False)
     action = study.ShortAction if kind == "attention" else SalientAction
     phases = (study.ShortPretrain(), study.ShortProbe(), action(("probe",)))
