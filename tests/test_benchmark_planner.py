@@ -35,6 +35,7 @@ from benchmarks.planner.ablation import (
     without_warm_start,
 )
 from benchmarks.planner.alternatives import alternatives
+from benchmarks.planner.calibration import draw
 from benchmarks.planner.composition import composition, pairs_across, patched
 from benchmarks.planner.deadline import deadline, lateness
 from benchmarks.planner.episode_cost import episode_cost
@@ -605,3 +606,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
     assert tables["planner-far"].rows[0][0] == "`square`, images, 5 steps away; 6 px, 2 pairs"
     assert len(tables["planner-ablation"].rows) == 7
     assert tables["planner-ablation"].rows[-1][1:3] == ["scripted", "100 % (34–100)"]
+
+
+def test_the_reliability_curve_is_drawn() -> None:
+    assert draw([(3, 0.1, 0.0), (5, 0.9, 0.8)]).startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.planning.success import brier_skill, calibration_error, reliability
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.calibrate import play_plans
-from sims.plots import COLOURS
+from sims.plots import OTHERS
 from sims.policies import check_card
 from sims.protocol import make_pairs
 from sims.task import Task
@@ -68,9 +68,7 @@ def draw(rows: list[tuple[int, float, float]]) -> bytes:
     axes = figure.subplots()
     counts, said, came = np.array(rows, float).T
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    axes.errorbar(
-        said, came, 1.96 * np.sqrt(came * (1 - came) / counts), color=COLOURS["planner"], marker="o", capsize=3
-    )
+    axes.errorbar(said, came, 1.96 * np.sqrt(came * (1 - came) / counts), color=OTHERS[0], marker="o", capsize=3)
     for count, x, y in rows:
         axes.annotate(f"{count:.0f}", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=7, color="0.4")
     axes.set(
