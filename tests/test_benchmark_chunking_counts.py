@@ -102,7 +102,7 @@ def budget() -> Config:
 
 
 def test_an_empty_scene_has_fewer_chunks_than_a_busy_one(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
-    """Of a model that was trained with a budget. What is usual costs no chunks: here, the picture without its square."""
+    """Of a model with a budget. What is usual costs no chunks: here, the picture without its square."""
     path = run_pipeline(budget(), toy_store, tmp_path / "budget", ["pretrain"], progress=False)
     size = (toy.SIZE, toy.SIZE)
     own = robot_clip(EpisodeStore(toy_store), size)
