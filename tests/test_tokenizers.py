@@ -251,7 +251,7 @@ def naive_joining(values: Tensor, assignment: Tensor, threshold: float) -> list[
         weights = assignment[:, group].sum(0)  # of every chunk
         means = (assignment[:, group].T @ values) / weights[:, None]
         centre = (weights[:, None] * means).sum(0) / weights.sum()
-        return float((weights[:, None] * (means - centre).square()).sum())
+        return float((weights[:, None] * (means - centre).square()).detach().sum())
 
     while len(groups) > 1:
         pairs = [(a, b) for b in range(len(groups)) for a in range(b)]
@@ -282,6 +282,57 @@ def test_alike_chunks_become_one_as_in_a_naive_loop(threshold: float, seed: int)
             torch.testing.assert_close(out.assignment[b, :, group[0], None], weights)
             torch.testing.assert_close(out.chunks[b, group[0]], (weights * values[b]).sum(0) / weights.sum())
             torch.testing.assert_close(out.centroids[b, group[0]], (weights * positions).sum(0) / weights.sum())
+
+
+def test_the_frames_of_a_window_are_joined_as_in_a_naive_loop() -> None:
+    """Every frame has prototypes of its own; all chunks of the window are joined, whatever frame they are of."""
+    tokenizer = make("chunks")
+    frames, threshold = 3, 2.0
+    cells, _ = some_cells(2)
+    cells = torch.cat([cells, 0.9 * cells, cells.flip(0)], 1)  # B x 3N x D
+    positions = grid_positions(frames, 8, 8)
+    tokenizer.usual = torch.randn_like(tokenizer.usual) * 0.1
+    tokenizer.threshold.fill_(threshold)
+    out = tokenizer(cells, positions)
+    alone = [tokenizer.routing(part, where) for part, where in zip(cells.chunk(3, 1), positions.chunk(3), strict=True)]
+    for b in range(2):
+        assignment = torch.block_diag(*(routing.assignment[b] for routing in alone)).double()  # 3N x 3K
+        # A chunk is what all its cells have in common, so every cell may stand for the chunk's difference.
+        chunks = torch.cat([routing.chunks[b] for routing in alone]).double() - tokenizer.usual.repeat(3, 1).double()
+        sizes = assignment.sum(0)
+        groups = naive_joining(chunks, torch.diag(sizes), threshold)
+        assert 1 < len(groups) < 36
+        assert torch.nonzero(~out.mask[b]).flatten().tolist() == sorted(group[0] for group in groups)
+        for group in groups:
+            share = assignment[:, group].sum(-1)
+            torch.testing.assert_close(out.assignment[b, :, group[0]].double(), share, rtol=1e-4, atol=1e-6)
+            middle = (share[:, None] * positions).sum(0) / share.sum()
+            torch.testing.assert_close(out.centroids[b, group[0]].double(), middle, rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_that_stands_still_has_fewer_chunks_than_one_that_moves() -> None:
+    tokenizer = make("chunks")
+    tokenizer.threshold.fill_(1.0)
+    moving = torch.cat([some_cells(1, seed=seed)[0] for seed in range(8)], 1)  # 1 x 8N x D
+    still = moving[:, :64].repeat(1, 8, 1)
+    one, few, many = (
+        int(tokenizer(cells, grid_positions(cells.shape[1] // 64, 8, 8)).count)
+        for cells in (moving[:, :64], still, moving)
+    )
+    assert one <= few <= 12 and many > 3 * few
+
+
+def test_frames_that_are_not_there_make_no_chunks() -> None:
+    tokenizer = make("chunks")
+    tokenizer.threshold.fill_(1.0)
+    cells, positions = some_cells(1)
+    padding = torch.zeros(1, 192, dtype=torch.bool)
+    padding[:, 64:] = True
+    out = tokenizer(cells.repeat(1, 3, 1), grid_positions(3, 8, 8), padding)
+    whole = tokenizer(cells, positions)
+    assert torch.equal(out.count, whole.count)
+    torch.testing.assert_close(out.assignment[:, :64, :12], whole.assignment)
+    assert not out.assignment[:, 64:].any()
 
 
 def test_nothing_joins_before_training_and_everything_when_anything_is_alike() -> None:

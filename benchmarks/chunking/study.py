@@ -82,6 +82,7 @@ TRAINING = {
     "action.steps": 200,
     "action.batch_size": 16,
     "action.clip_frames": 4,
+    "action.frozen_encoder": False,  # the pretraining is too short for the encoder to stay as it is
     **{f"{phase}.save_every": 1000 for phase in ("pretrain", "probe", "action")},  # a cell begins again
     "model.backbone.attention.heads": 1,
     "model.backbone.routing.placed": True,
@@ -91,6 +92,7 @@ TRAINING = {
     "plan.elites": 8,
     "plan.iterations": 3,
     "plan.horizon": 5,
+    "plan.proposals": 8,
 }
 DISTANCE = 15  # steps of the environment between start and goal, few enough for models as small as these
 PAIRS = 12

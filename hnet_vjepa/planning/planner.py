@@ -17,6 +17,7 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.hnet.encoder import Cache
 from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
@@ -50,6 +51,7 @@ from hnet_vjepa.planning.protocols import (
     single_goals,
 )
 from hnet_vjepa.planning.regions import slot_shares
+from hnet_vjepa.planning.streams import Streams
 from hnet_vjepa.planning.subgoals import coarse_way, mixed
 from hnet_vjepa.planning.traced import Function, Shapes, traced
 from hnet_vjepa.words import split_words
@@ -113,6 +115,8 @@ class WorldModelPlanner:
         self._low, self._high = low, high
         self._limits, self._dynamics = limits_of(spec), self._model.world_model.dynamics
         self._encoded: Function = self._encode
+        history = checkpoint.model.backbone.encoder.history
+        self._streams = Streams(self._see, history) if history else None
         self._imagined: Function = self._imagine
         self._proposed: Function = self._propose
         self._card = _card(checkpoint)
@@ -132,9 +136,9 @@ class WorldModelPlanner:
         self._imagined = traced(self._imagine, [moving(n, (plan.horizon, dims)) for n in rows])
         self._proposed = traced(self._propose, [moving(proposed, state, (plan.horizon, dims))])
 
-    def _encode(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, video: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised video B x T x H x W x 3 -> states B x T x S x d, masks B x T x S and cells B x T x N x D."""
-        chunks = self._model.backbone(video)
+        chunks = self._model.backbone(video, cache=cache)
         return self._model.world_model.readout(chunks.tokens).float(), chunks.mask, chunks.cells
 
     def _imagine(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> tuple[Tensor]:
@@ -313,18 +317,22 @@ class WorldModelPlanner:
 
     def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
         """Where the robots are, of the last ``frames`` frames of each query."""
-        if self._model.backbone.encoder.history == 0:  # then a state is that of its frame alone
+        if self._streams is None:  # then a state is that of its frame alone
             seen = self._states_of([frame for q in queries for frame in q.frames[-frames:][-2:]])
             states, masks, strange = (x.unflatten(0, (len(queries), -1)) for x in seen)
         else:
-            states, masks, strange = self._see(np.stack([q.frames[-frames:] for q in queries]))
+            states, masks, strange = self._streams.last_two([q.frames[-frames:] for q in queries])
         past = max(0, states.shape[1] - 2)  # a single frame is taken to be at rest
         acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))
         return _Present(states[:, -1], states[:, past], masks[:, -1], acted, strange[:, -1])
 
-    def _see(self, clips: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
-        """States (B x T x S x d), masks (B x T x S) and what is strange (B x T) of clips B x T x H x W x 3."""
-        states, masks, cells = self._encoded(normalise_frames(clips))
+    def _see(self, clips: NDArray[np.uint8], cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B x T x S x d), masks (B x T x S) and what is strange (B x T) of clips B x T x H x W x 3.
+
+        ``cache``: of running streams, whose next frames the clips are.
+        """
+        video = normalise_frames(clips)
+        states, masks, cells = self._encoded(video) if cache is None else self._encode(video, cache)
         strange = torch.zeros(masks.shape[:2], dtype=torch.bool)
         if self._familiarity is not None:
             strange = self._familiarity.strange(cells)

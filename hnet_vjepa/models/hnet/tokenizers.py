@@ -216,6 +216,9 @@ class BudgetedChunks(nn.Module):
     many colours it has, and the others are spent on what comes and goes. So a plain picture has few chunks and a busy
     one many, and a small chunk stays where something differs from all else.
 
+    In a window of several frames every frame has prototypes of its own, and chunks are joined over time as they are
+    over space: what stands still is one chunk for all of them, what changes is another in every frame.
+
     The threshold is the same for all windows: while training it follows the value that would have left ``tokens``
     chunks in the mean of each batch. Threshold and what is usual are saved with the weights.
     """
@@ -233,13 +236,14 @@ class BudgetedChunks(nn.Module):
         self.register_buffer("usual", torch.zeros_like(routing.prototypes))  # K x D
 
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
-        """See Tokenizer. K prototypes, of which M live; the others are masked."""
-        routing = self.routing(cells, positions, padding)
+        """See Tokenizer. K prototypes for each of w frames, of which M live; the others are masked."""
+        frames = 1 + int(positions[-1, 0])  # cells lie frame after frame, counted from 0
+        routing = routing_of_frames(self.routing, cells, positions, padding, frames)
         with torch.autocast(cells.device.type, enabled=False):
             there = routing.sizes.detach().sum(-1, keepdim=True) > 0  # B x 1, not all padding
             if self.training:
-                self._get_used_to(routing.chunks.detach()[there.squeeze(1)])
-            partner, loss = joins(routing.chunks - self.usual, routing.sizes)
+                self._get_used_to(routing.chunks.detach()[there.squeeze(1)].unflatten(1, (frames, -1)).flatten(0, 1))
+            partner, loss = joins(routing.chunks - self.usual.repeat(frames, 1), routing.sizes)
             if self.training:
                 self._follow(loss[there.squeeze(1)])
             return joined(routing, partner, (loss >= self.threshold) & there)
@@ -255,6 +259,22 @@ class BudgetedChunks(nn.Module):
             kept = min(loss.numel(), max(len(loss) + 1, round(self.tokens * len(loss))))  # the first ones always live
             wanted = loss.flatten().kthvalue(loss.numel() - kept + 1).values
             self.threshold.lerp_(wanted, self.FOLLOW if self.threshold > 0 else 1.0)  # the first batch sets it
+
+
+def routing_of_frames(
+    routing: SparseRouting, cells: Tensor, positions: Tensor, padding: Tensor | None, frames: int
+) -> Routing:
+    """Every frame of a window routed by itself: K = frames * prototypes, those of the first frame first.
+
+    Cells B x N x D lie frame after frame, equally many in each.
+    """
+    if frames == 1:
+        return routing(cells, positions, padding)
+    apart = [part.chunk(frames, 1) for part in (cells, torch.zeros_like(cells[..., 0]) if padding is None else padding)]
+    found = [routing(c, p, m.bool()) for c, p, m in zip(apart[0], positions.chunk(frames), apart[1], strict=True)]
+    assignment = torch.stack([torch.block_diag(*rows) for rows in zip(*(r.assignment for r in found), strict=True)])
+    join = lambda name: torch.cat([getattr(r, name) for r in found], 1)  # noqa: E731
+    return Routing(join("chunks"), assignment, join("centroids"), join("sizes"), join("mask"), join("gate"))
 
 
 @torch.no_grad()

@@ -1,0 +1,86 @@
+"""Running streams: what an encoder that looks back has made of the frames so far, so that only new ones are encoded.
+
+A robot that asks for a plan at every step sends the frames that its planner looks at, and all but the newest were there
+the last time. Nobody has to open a session for that: a stream is found again by its own pictures.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hnet_vjepa.models.hnet.encoder import Cache
+
+REMEMBERED_STREAMS = 256
+
+Frames = NDArray[np.uint8]  # T x H x W x 3
+Encode = Callable[[Frames, Cache], tuple[Tensor, ...]]
+"""Clips B x T x H x W x 3 and the cache of their streams, which it moves on -> tensors B x T x ..."""
+
+
+@dataclass(frozen=True)
+class _Stream:
+    cache: Cache  # of one row
+    last: tuple[Tensor, ...]  # what was made of its last frame, each 1 x ...
+
+
+class Streams:
+    """The streams of all robots that ask, the longest unused forgotten first.
+
+    ``history``: frames before a frame that its encoding depends on.
+    """
+
+    def __init__(self, encode: Encode, history: int) -> None:
+        self._encode, self._history = encode, history
+        self._known: OrderedDict[bytes, _Stream] = OrderedDict()
+
+    def last_two(self, clips: Sequence[Frames]) -> tuple[Tensor, ...]:
+        """What is made of the last two frames of B equally long clips T x H x W x 3: each B x 2 x ...
+
+        Equal to encoding every clip from its first frame. A single frame is its own past. Where all but the last frame
+        were there before, only that one is encoded, whatever the history.
+        """
+        clips = [clip[-self._history - 2 :] for clip in clips]
+        keys = [self._key(clip[:-1]) for clip in clips]
+        found = [self._known.get(key) if len(clip) > 1 else None for key, clip in zip(keys, clips, strict=True)]
+        made: dict[int, tuple[Tensor, ...]] = {}
+        for running in (True, False):
+            rows = [i for i, stream in enumerate(found) if (stream is not None) == running]
+            if rows:
+                pasts = [stream for i in rows if (stream := found[i]) is not None]
+                made.update(zip(rows, self._go_on([clips[i] for i in rows], pasts), strict=True))
+        return tuple(torch.cat(parts) for parts in zip(*(made[i] for i in range(len(clips))), strict=True))
+
+    def _go_on(self, clips: list[Frames], pasts: list[_Stream]) -> list[tuple[Tensor, ...]]:
+        """Encode clips from their first frames, or only their last ones where their ``pasts`` are given: 1 x 2 x ..."""
+        cache: Cache = {}
+        if pasts:
+            cache = {key: torch.cat([past.cache[key] for past in pasts]) for key in pasts[0].cache}
+        new = self._encode(np.stack([clip[-1:] if pasts else clip for clip in clips]), cache)
+        made = []
+        for row, clip in enumerate(clips):
+            here = tuple(x[row : row + 1] for x in new)  # 1 x T x ...
+            before = pasts[row].last if pasts else tuple(x[:, max(0, x.shape[1] - 2)] for x in here)
+            last = tuple(x[:, -1] for x in here)
+            made.append(tuple(torch.stack(pair, 1) for pair in zip(before, last, strict=True)))
+            self._remember(clip, _Stream({key: x[row : row + 1].clone() for key, x in cache.items()}, last))
+        return made
+
+    def _remember(self, clip: Frames, stream: _Stream) -> None:
+        key = self._key(clip)
+        self._known[key] = stream
+        self._known.move_to_end(key)
+        while len(self._known) > REMEMBERED_STREAMS:
+            self._known.popitem(last=False)
+
+    def _key(self, clip: Frames) -> bytes:
+        """Names the frames that what comes after a clip depends on."""
+        seen = clip[-self._history - 1 :]
+        return blake2b(np.ascontiguousarray(seen).tobytes(), digest_size=16, person=str(len(seen)).encode()).digest()
