@@ -78,6 +78,10 @@ def evaluate(
         Path | None,
         typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained."),
     ] = None,
+    rerun: Annotated[
+        Path | None,
+        typer.Option(help="Also write the filmed episodes as a Rerun recording, out.rrd (needs the extra 'rerun')."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Directory for result.json, table.txt, rollout.gif and report.html.")
     ] = Path("outputs/evaluation"),
@@ -107,6 +111,7 @@ def evaluate(
     from sims.protocol import budget, make_pairs
     from sims.registry import get_task
     from sims.report import render_report, rollout_film
+    from sims.rerun_recording import check_rerun, write_rerun
     from sims.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
     from sims.training import CHUNKS, read_run, training_sections
 
@@ -115,6 +120,10 @@ def evaluate(
     if url is not None and (checkpoint is not None or model is not None):
         raise UserError("give only one of --url, --checkpoint and --model")
     source = chosen_checkpoint(checkpoint, model, or_url=data is None) if url is None else None
+    if rerun is not None:
+        if data is not None:
+            raise UserError("--rerun shows episodes in simulation; --data has none")
+        check_rerun()
     if data is not None and source is not None:
         _score_recordings(data, source, out)
         return
@@ -159,6 +168,9 @@ def evaluate(
                 )
                 write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
             extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
+    if rerun is not None:
+        write_rerun(rerun, result, pairs)
+        print(f"recording: {rerun}")
     film = rollout_film(result.method(policy.name).rollouts[0], pairs, chosen.unit)
     write_bytes_atomic(out / "rollout.gif", film)
     for section in extra:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.chunking import attention_curve, forward_speed, side_by_side, training_step
+from benchmarks.chunking import attention_curve, forward_speed, side_by_side, streaming, training_step
 from benchmarks.chunking.attention_curve import Curve
 from benchmarks.chunking.large_vit import ChunkViT, Large, TubeletViT, clips, make
 from benchmarks.chunking.side_by_side import crossover, exponent, in_own_process, interleaved, peak_mb, resident_mb
@@ -232,3 +232,10 @@ def test_a_batch_encoded_in_pieces_equals_its_clips(monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         torch.testing.assert_close(model(video), expected)
     assert passes == {1: [1] * 5, 2: [2, 2, 1]}[clips_that_fit]
+
+
+def test_the_streaming_benchmark_compares_equals() -> None:
+    backbone, rows = streaming.streaming((1, 6))
+    assert backbone.encoder.history == 4 and [row["before"] for row in rows] == [1, 6]
+    assert max(row["difference"] for row in rows) < 1e-4
+    assert all(row["stream"] > 0 and row["clip"] > 0 for row in rows)

@@ -4,8 +4,8 @@
 two cores, which must have nothing else to do) and "study" (54 trainings: an hour on one core; goes on where it was).
 ``--part NAME`` makes one part alone, and what follows its name is for that part: ``--part counts VIDEO...`` is another
 spelling of ``python -m benchmarks.chunking.counts VIDEO...``, which counts the chunks of clips, ``--part saliency``
-compares ways to pool where saliency is known, and ``--part reconstruction CHECKPOINT DATA`` puts chunks back on the
-grid.
+compares ways to pool where saliency is known, ``--part reconstruction CHECKPOINT DATA`` puts chunks back on the grid,
+and ``--part streaming`` times one more frame of a running camera.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import render
-from benchmarks.chunking import counts, reconstruction, saliency, speed, study
+from benchmarks.chunking import counts, reconstruction, saliency, speed, streaming, study
 from cli.stopping import stoppable
 from hnet_vjepa.errors import UserError, one_of
 
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Sequence[str]], None]] = {
     "counts": counts.main,
     "saliency": saliency.main,
     "reconstruction": reconstruction.main,
+    "streaming": streaming.main,
 }
 DEFAULT = ("speed", "study")  # those that need nothing from outside
 

@@ -103,6 +103,22 @@ def reconstruction(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Ta
     return Table(["made of", "variance explained"], rows, note, ("reconstruction",))
 
 
+def streaming(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
+    """One more frame of a running camera."""
+    part = parts["streaming"]
+    rows = [
+        [f"{row['before']}", f"{1e3 * row['stream']:.1f}", f"{1e3 * row['clip']:.1f}", f"{row['difference']:.0e}"]
+        for row in part["rows"]
+    ]
+    settings = part["settings"]
+    note = (
+        f"A backbone as in the presets, but looking {settings['history']} frames back; pictures of {settings['side']} "
+        f"x {settings['side']} pixels, {settings['threads']} thread, medians. Difference: the largest of any number of "
+        "the slots, which are of the order of 1."
+    )
+    return Table(["frames before", "as a stream, ms", "all frames again, ms", "difference"], rows, note, ("streaming",))
+
+
 def forward(parts: Mapping[str, Any], metrics: Mapping[str, float]) -> Table:
     """A forward pass of both sides in every precision."""
     settings, rows = parts["speed"]["settings"]["forward"], parts["speed"]["forward"]["rows"]
@@ -262,6 +278,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, float]], Table]] = {
     "chunking-training": training,
     "chunking-saliency": saliency,
     "chunking-reconstruction": reconstruction,
+    "chunking-streaming": streaming,
     "chunking-counts": counts,
     "chunking-follows": follows,
 }

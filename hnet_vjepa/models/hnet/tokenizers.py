@@ -6,6 +6,7 @@ baselines see the same normalised cells through a value projection of the same s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from hnet_vjepa.models.hnet.routing import Routing, SparseRouting
 from hnet_vjepa.models.ops import straight_through
 
 TINY = 1e-6
+NOTHING = 1e-2  # cells' worth: a chunk of a frame that is not there
 
 
 class Tokenizer(Protocol):
@@ -216,8 +218,8 @@ class BudgetedChunks(nn.Module):
     many colours it has, and the others are spent on what comes and goes. So a plain picture has few chunks and a busy
     one many, and a small chunk stays where something differs from all else.
 
-    In a window of several frames every frame has prototypes of its own, and chunks are joined over time as they are
-    over space: what stands still is one chunk for all of them, what changes is another in every frame.
+    In a window of several frames each frame has its own chunks first, which are then joined over time in the same way:
+    what stands still is one chunk for the whole window, what changes is another in every frame.
 
     The threshold is the same for all windows: while training it follows the value that would have left ``tokens``
     chunks in the mean of each batch. Threshold and what is usual are saved with the weights.
@@ -238,15 +240,27 @@ class BudgetedChunks(nn.Module):
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
         """See Tokenizer. K prototypes for each of w frames, of which M live; the others are masked."""
         frames = 1 + int(positions[-1, 0])  # cells lie frame after frame, counted from 0
-        routing = routing_of_frames(self.routing, cells, positions, padding, frames)
+        if frames > 1:
+            cells, positions = cells.unflatten(1, (frames, -1)).flatten(0, 1), positions[: len(positions) // frames]
+            padding = None if padding is None else padding.unflatten(1, (frames, -1)).flatten(0, 1)
+        routing = self.routing(cells, positions, padding)  # of B * w frames
         with torch.autocast(cells.device.type, enabled=False):
-            there = routing.sizes.detach().sum(-1, keepdim=True) > 0  # B x 1, not all padding
+            there = routing.sizes.detach().sum(-1, keepdim=True) > 0  # (B*w) x 1, not all padding
             if self.training:
-                self._get_used_to(routing.chunks.detach()[there.squeeze(1)].unflatten(1, (frames, -1)).flatten(0, 1))
-            partner, loss = joins(routing.chunks - self.usual.repeat(frames, 1), routing.sizes)
+                self._get_used_to(routing.chunks.detach()[there.squeeze(1)])
+            unlike = replace(routing, chunks=routing.chunks - self.usual)
+            partner, loss = joins(unlike.chunks, routing.sizes)
             if self.training:
                 self._follow(loss[there.squeeze(1)])
-            return joined(routing, partner, (loss >= self.threshold) & there)
+            lives = (loss >= self.threshold) & there
+            found = joined(routing, partner, lives)
+            if frames == 1:
+                return found
+            window = one_after_another(found, frames)
+            unlike = one_after_another(joined(unlike, partner, lives), frames)
+            partner, loss = joins(unlike.chunks, window.sizes)
+            whole = joined(window, partner, (loss >= self.threshold) & there.view(-1, frames).any(1, keepdim=True))
+            return replace(whole, mask=whole.mask | (whole.sizes < NOTHING))
 
     def _get_used_to(self, chunks: Tensor) -> None:
         """Move what is usual towards the mean of a batch (B x K x D)."""
@@ -261,20 +275,22 @@ class BudgetedChunks(nn.Module):
             self.threshold.lerp_(wanted, self.FOLLOW if self.threshold > 0 else 1.0)  # the first batch sets it
 
 
-def routing_of_frames(
-    routing: SparseRouting, cells: Tensor, positions: Tensor, padding: Tensor | None, frames: int
-) -> Routing:
-    """Every frame of a window routed by itself: K = frames * prototypes, those of the first frame first.
-
-    Cells B x N x D lie frame after frame, equally many in each.
-    """
-    if frames == 1:
-        return routing(cells, positions, padding)
-    apart = [part.chunk(frames, 1) for part in (cells, torch.zeros_like(cells[..., 0]) if padding is None else padding)]
-    found = [routing(c, p, m.bool()) for c, p, m in zip(apart[0], positions.chunk(frames), apart[1], strict=True)]
-    assignment = torch.stack([torch.block_diag(*rows) for rows in zip(*(r.assignment for r in found), strict=True)])
-    join = lambda name: torch.cat([getattr(r, name) for r in found], 1)  # noqa: E731
-    return Routing(join("chunks"), assignment, join("centroids"), join("sizes"), join("mask"), join("gate"))
+def one_after_another(routing: Routing, frames: int) -> Routing:
+    """The routing of B * w frames as that of B windows of w frames: K of each frame, those of the first frame first."""
+    batch, cells, count = len(routing.sizes) // frames, *routing.assignment.shape[1:]
+    own = torch.eye(frames, dtype=routing.assignment.dtype, device=routing.assignment.device)
+    assignment = routing.assignment.view(batch, frames, cells, 1, count) * own[:, None, :, None]  # B x w x N x w x K
+    clock = torch.arange(frames, device=own.device).view(-1, 1) * own.new_tensor([1.0, 0.0, 0.0])  # w x 3
+    centroids = routing.centroids.unflatten(0, (batch, frames)) + clock[:, None]
+    row = lambda x: x.unflatten(0, (batch, frames)).flatten(1, 2)  # noqa: E731
+    return Routing(
+        row(routing.chunks),
+        assignment.reshape(batch, frames * cells, frames * count),
+        centroids.flatten(1, 2),
+        row(routing.sizes),
+        row(routing.mask),
+        row(routing.gate),
+    )
 
 
 @torch.no_grad()
