@@ -270,6 +270,9 @@ class PlanConfig(_Section):
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
     kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
     proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
+    habit: Weight = Field(
+        default=0.0, description="weight of how far actions lie from the learnt proposal, where the goal shows a state"
+    )
     first_std: float = Field(default=0.7, gt=0, description="spread of a search without a plan before it, as min_std")
     warm_std: float = Field(default=0.7, gt=0, description="spread of a search that goes on from the plan before")
     settled: Weight = Field(default=0.0, description="a search whose mean moves less than this ends early, as min_std")

@@ -20,9 +20,10 @@ from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.models.proposal import Proposal, propose
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, Imagined, total
+from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, HabitTerm, Imagined, total
 from hnet_vjepa.planning.objectives import AllObjective, PartObjective
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.planning.protocols import (
@@ -160,6 +161,23 @@ def test_avoiding_costs_the_probability_that_all_labels_of_a_place_hold() -> Non
                 assert float(found[b, n, h]) == pytest.approx(5 * (p[0] + p[1] * p[2]), rel=1e-4)
                 if n == 0:
                     np.testing.assert_allclose(inside[b, h], [p[0], p[1] * p[2]], rtol=1e-4)
+
+
+def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_state() -> None:
+    torch.manual_seed(0)
+    seen, proposal = imagined(), Proposal(2, 4, 2, 16)
+    state, before, goal, acted = torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 2)
+    normalise = lambda actions: 2 * actions + 0.5  # noqa: E731
+    found = HabitTerm(3.0, proposal, normalise, state, before, acted, goal)(seen)
+    for b in range(2):
+        for n in range(5):
+            now, earlier, last = state[b], before[b], acted[b]
+            for h in range(3):
+                mean, log_std = (x.detach() for x in proposal(now, earlier, last, goal[b]))
+                action = normalise(seen.actions[b, n, h])
+                apart = ((action - mean) / log_std.exp()).numpy()
+                assert float(found[b, n, h]) == pytest.approx(3 * np.mean(apart**2), rel=1e-4)
+                now, earlier, last = seen.states[b, n, h], now, action
 
 
 def test_terms_are_added_up() -> None:
@@ -330,6 +348,31 @@ def test_the_plan_is_the_best_of_the_candidates(planner: WorldModelPlanner, kind
         np.testing.assert_allclose(result.avoid_probability, risks[best][1], rtol=1e-3, atol=1e-5)
     else:
         assert result.avoid_probability is None
+
+
+def test_a_strong_habit_is_what_the_proposal_would_do(checkpoint: Checkpoint) -> None:
+    """However the energy ranks them: the plan is the most usual way, clipped to what the robot can do."""
+    model = copy.copy(checkpoint.model)
+    plan = model.config.plan.model_copy(update={"habit": 1e6})
+    model.config = model.config.model_copy(update={"plan": plan})
+    planner = WorldModelPlanner(replace(checkpoint, model=model))
+    asked = query(goal=ImageGoal(GOAL))
+    with torch.no_grad():
+        states = model.states(normalise_frames(FRAMES[None]))[0]
+        there = model.states(normalise_frames(GOAL[None, None]))[0][:, 0]
+        spec = model.robot.action
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        held = (torch.zeros(1, 2) - mean) / std
+        world = model.world_model
+        way = propose(world.proposal, world.dynamics, states[:, 1], states[:, 0], held, there, torch.zeros(1, 3, 2))
+        usual = (way[0] * std + mean).clamp(-3, 3).numpy()
+    [result] = planner.plan([asked])
+    [free] = WorldModelPlanner(checkpoint).plan([asked])
+    np.testing.assert_allclose(result.actions[:, :2], usual, atol=0.02)
+    assert np.abs(free.actions[:, :2] - usual).max() > 0.2
+    assert result.energies.sum() > free.energies.sum()  # what is told of a plan is its energy, not its habit
+    sentence, without = query(goal=TextGoal("go left")), WorldModelPlanner(checkpoint)
+    np.testing.assert_allclose(planner.plan([sentence])[0].actions, without.plan([sentence])[0].actions, atol=1e-5)
 
 
 def test_a_cost_that_costs_nothing_leaves_the_plan_as_it_is(planner: WorldModelPlanner) -> None:

@@ -24,6 +24,15 @@ class Imagined:
     before: Tensor  # B x N x H x S x d
     actions: Tensor  # B x N x H x A, in -1..1
 
+    def starts(self, state: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """What every action starts from, given the present state and the one before it (B x S x d).
+
+        State and the one before it, both B x N x H x S x d.
+        """
+        now, earlier = (x[:, None, None].expand_as(self.states[:, :, :1]) for x in (state, before))
+        here = torch.cat([now, self.states[:, :, :-1]], 2)
+        return here, torch.cat([earlier, here[:, :, :-1]], 2)
+
 
 class Term(Protocol):
     """One of the things that cost."""
@@ -68,6 +77,32 @@ class ControlTerm:
     def __call__(self, imagined: Imagined) -> Tensor:
         """See Term."""
         return self.weight * (imagined.actions - self.hold[:, None, None]).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class HabitTerm:
+    """How far each action lies from what recorded episodes did there on the way to such a goal.
+
+    ``weight / A sum_a ((u_a - mean_a) / std_a)^2`` with the learnt proposal's mean and deviation, asked at every
+    imagined state: but for a constant, what the action's log likelihood lacks (planning as inference with a learnt
+    prior). Where the energy does not see that an object must be moved first, this does.
+    """
+
+    weight: float
+    proposal: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    normalise: Callable[[Tensor], Tensor]  # actions in -1..1 to the model's
+    state: Tensor  # B x S x d, now
+    before: Tensor  # B x S x d, one step before
+    acted: Tensor  # B x A, the last action, the model's
+    goal: Tensor  # B x S x d
+
+    def __call__(self, imagined: Imagined) -> Tensor:
+        """See Term."""
+        here, earlier = imagined.starts(self.state, self.before)
+        actions = self.normalise(imagined.actions)  # B x N x H x A
+        last = torch.cat([self.acted[:, None, None].expand_as(actions[:, :, :1]), actions[:, :, :-1]], 2)
+        mean, log_std = self.proposal(here, earlier, last, self.goal[:, None, None].expand_as(here))
+        return self.weight * ((actions - mean) * (-log_std).exp()).square().mean(-1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
-from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, Imagined, Term, total
+from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, HabitTerm, Imagined, Term, total
 from hnet_vjepa.planning.limits import limits_of
 from hnet_vjepa.planning.objectives import (
     AllObjective,
@@ -238,8 +238,12 @@ class WorldModelPlanner:
         objective, cost = self._objective([q.goal for q in queries], now.mask), queries[0].cost
         aim, avoid = self._aim(queries, now, objective, search), self._avoid(cost)
         terms = self._terms(queries, GoalTerm(aim), avoid)
+        habit = self._habit(now, aim)
+        terms += [] if habit is None else [habit]
         found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
-        if aim is objective and cost == Cost():  # then the search minimised the energies of the goal, nothing else
+        if (
+            aim is objective and cost == Cost() and habit is None
+        ):  # then the search minimised the energies of the goal, nothing else
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
         return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
 
@@ -343,6 +347,8 @@ class WorldModelPlanner:
 
         def proposed(noise: Tensor) -> Tensor:
             count = noise.shape[1]
+            if self._model.config.plan.habit:
+                noise = torch.cat([torch.zeros_like(noise[:, :1]), noise[:, 1:]], 1)  # one does the most usual
             state, before, acted, there = (  # (B*P) x ...
                 x.repeat_interleave(count, 0) for x in (now.state, now.before, now.acted, goal)
             )
@@ -408,6 +414,13 @@ class WorldModelPlanner:
             return None
         places = torch.tensor([[float(label in place) for label in self._card.labels] for place in cost.avoid])
         return AvoidTerm(cost.avoid_weight, self._model.probe, places)
+
+    def _habit(self, now: _Present, objective: Objective) -> HabitTerm | None:
+        """What it costs to do what recorded episodes did not; None where that has no weight or nothing to go by."""
+        weight, world = self._model.config.plan.habit, self._model.world_model
+        if not weight or objective.aim is None:
+            return None
+        return HabitTerm(weight, world.proposal, self._to_model, now.state, now.before, now.acted, objective.aim)
 
     def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
         """What plans cost; the queries have the same cost."""
