@@ -28,7 +28,9 @@ from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
 from benchmarks.planner.latency import latency
 from benchmarks.planner.memory import memory
 from benchmarks.planner.pareto import pareto
+from benchmarks.planner.trained_peer import trained_peer
 from benchmarks.record import RESULTS, ROOT, merge_result, read_result
+from benchmarks.sims import RECIPES
 from cli.stopping import stoppable
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import read_manifest
@@ -56,6 +58,7 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]
         "deadline": (checkpoint, lambda: deadline(task, checkpoint)),
         "memory": (checkpoint, lambda: memory(checkpoint)),
         "familiarity": (checkpoint, lambda: familiarity(task, checkpoint)),
+        "trained-peer": (checkpoint, lambda: trained_peer(task, checkpoint, RECIPES[TASK].episodes)),
         "composition": (checkpoint, lambda: composition(task, checkpoint)),
         **{f"dynamics-{study.task.name}": (None, partial(dynamics, study)) for study in STUDIES},
     }

@@ -106,6 +106,28 @@ def ablation(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["", "method", "success", "against the planner", "ends further away by"], rows, note, names)
 
 
+def trained_peer(parts: Mapping[str, Any], rate: Rate) -> Table:
+    """The peer trained for as long, beside the planner, floor and ceiling."""
+    part = parts["trained-peer"]
+    rows = []
+    for method, found in part["summary"].items():
+        compared = part["comparisons"].get(method)
+        against = "–"
+        if compared:
+            pair = next(iter(compared["success_end"].values()))
+            against = f"{-100 * pair['difference']:+.0f} points, p = {pair['p_value']:.2g}"
+        first = next(iter(found["success"].values()))
+        rows.append([method, rate(first["ever"]), rate(first["end"]), against])
+    settings, losses = part["settings"], part["losses"]
+    note = (
+        f"`{settings['task']}`, {settings['pairs']} dev pairs, goals {settings['distance']} steps away, twice as many "
+        f"steps to get there, within {next(iter(part['summary']['planner']['success']))}. The peer "
+        f"({settings['parameters'] / 1e6:.1f} million parameters) made {len(losses)} steps of {settings['clips']} "
+        f"clips on the same {settings['episodes']} episodes; its loss went from {losses[0]:.3g} to {losses[-1]:.3g}."
+    )
+    return Table(["", "ever", "at the end", "against the planner"], rows, note, ("trained-peer",))
+
+
 def far(parts: Mapping[str, Any], rate: Rate) -> Table:
     """Far goals: every method at the loosest criterion, with how it compares on the same pairs."""
     names = tuple(name for name in parts if name.startswith("far-"))
@@ -363,6 +385,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-episode": episode,
     "planner-pareto": pareto,
     "planner-ablation": ablation,
+    "planner-trained-peer": trained_peer,
     "planner-far": far,
     "planner-deadlines": deadlines,
     "planner-memory": memory,

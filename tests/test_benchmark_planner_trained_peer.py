@@ -1,0 +1,79 @@
+"""The peer that is trained as long: it sees what it should, learns, and does its plans without looking."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.planner.peer import Peer, PeerSize, PlainSearch
+from benchmarks.planner.trained_peer import PeerPolicy, clips_of, train_peer
+from hnet_vjepa.data.batch import ClipSampler, normalise_actions, normalise_frames
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.planning.protocols import ImageGoal
+from hnet_vjepa.specs import ActionSpec
+from sims.policies import Observation
+from tests import toy
+
+TINY = PeerSize(patch=112, width=8, encoder_depth=1, encoder_heads=2, depth=1, heads=2, head_width=4, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    return EpisodeStore(toy.make_store(tmp_path_factory.mktemp("toy") / "data", frames=20))
+
+
+def spec_of(store: EpisodeStore) -> ActionSpec:
+    return toy.SPEC.normalised_by(np.concatenate([e.actions for e in store.split("train")]))
+
+
+def test_pictures_lie_five_steps_apart_with_all_that_was_done_between_them(store: EpisodeStore) -> None:
+    spec = spec_of(store)
+    sampler = ClipSampler(store, spec, "train", 16, seed=0)
+    video, blocks = next(clips_of(sampler, 3))
+    assert video.shape[:2] == (3, 4) and blocks.shape == (3, 3, 10)
+    for clip in range(3):
+        found = [
+            (e, t)
+            for e in store.episodes
+            for t in range(len(e) - 15)
+            if torch.equal(normalise_frames(e.frames[t : t + 16 : 5]), video[clip])
+            and np.allclose(normalise_actions(e.actions[t : t + 15], spec).reshape(3, 10), blocks[clip])
+        ]
+        assert found
+
+
+def test_it_learns(store: EpisodeStore) -> None:
+    torch.manual_seed(3)
+    before = torch.rand(2)
+    torch.manual_seed(3)
+    peer, losses = train_peer(store, spec_of(store), 4.0, 8, lambda dim: Peer(dim, TINY))
+    assert torch.equal(torch.rand(2), before)  # the caller's random numbers stay
+    assert len(losses) > 10 and not peer.training
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_plan_is_done_without_looking_and_then_made_anew(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plan = torch.arange(50.0).view(5, 10) / 10 - 2.5
+
+    class Told:
+        def plan(self, now: Any, there: Any, horizon: int, search: PlainSearch, seed: int) -> torch.Tensor:
+            assert now.shape == there.shape == (3, 224, 224) and horizon == 5
+            asked.append(seed)
+            return plan
+
+    spec = spec_of(store)
+    policy = PeerPolicy(cast(Peer, Told()), spec)
+    act = policy.begin(cast(Any, SimpleNamespace(index=2, goal=ImageGoal(toy.picture(9, 9)))))
+    seen = Observation(toy.picture(20, 20)[None], np.zeros(2, np.float32))
+    decisions = [act(seen) for _ in range(26)]
+    assert asked == [2000, 2001]
+    assert [d.plan_ms is not None for d in decisions] == [True] + [False] * 24 + [True]
+    wanted = plan.view(25, 2).numpy() * np.array(spec.std) + np.array(spec.mean)
+    done = np.array([d.action for d in decisions[:25]])
+    np.testing.assert_allclose(done[:, :2], wanted.clip(-3, 3), rtol=1e-5, atol=1e-5)
+    assert not done[:, 2:].any()
