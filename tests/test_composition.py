@@ -168,7 +168,7 @@ def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_
     seen, proposal = imagined(), Proposal(2, 4, 2, 16)
     state, before, goal, acted = torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 2)
     normalise = lambda actions: 2 * actions + 0.5  # noqa: E731
-    found = HabitTerm(3.0, proposal, normalise, state, before, acted, goal)(seen)
+    found = HabitTerm(3.0, proposal, normalise, state, before, acted, goal)(seen).detach()
     for b in range(2):
         for n in range(5):
             now, earlier, last = state[b], before[b], acted[b]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -28,23 +29,31 @@ class Objective(Protocol):
         """Energies B x N of states B x N x S x d (N candidates), given the states one step before each."""
         ...
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
-        """Whether the goal is reached in states B x N x S x d: B x N bool."""
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+        """Whether the goal is reached in states B x N x S x d, whose energies (B x N) may be known: B x N bool."""
         ...
 
 
 def state_energy(
-    states: Tensor, goal: Tensor, mask: Tensor, goal_mask: Tensor, plan: PlanConfig, steps: TemporalDistance
+    states: Tensor,
+    goal: Tensor,
+    mask: Tensor,
+    goal_mask: Tensor,
+    plan: PlanConfig,
+    steps: TemporalDistance,
+    embedded: Tensor | None = None,
 ) -> Tensor:
     """Energy of states ... x S x d for goal states ... x S x d; masks ... x S, True = slot that holds nothing.
 
-    Goals and masks are broadcast, so that a goal that many states have is embedded once.
+    Goals and masks are broadcast, so that a goal that many states have is embedded once. ``embedded``: the goal's
+    embedding by ``steps``, where it is known.
     """
     cost = states.new_zeros(states.shape[:-2])
     if plan.latent:
         cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
     if plan.steps:
-        cost = cost + plan.steps * steps(states, goal)
+        there = steps.embed(goal) if embedded is None else embedded
+        cost = cost + plan.steps * torch.linalg.vector_norm(steps.embed(states) - there, dim=-1)
     return cost
 
 
@@ -70,11 +79,16 @@ class StateObjective:
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
         goal, here, there = (x[:, None] for x in (self.goal, self.mask, self.goal_mask))
-        return state_energy(states, goal, here, there, self.plan, self.steps)
+        return state_energy(states, goal, here, there, self.plan, self.steps, self._embedded)
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    @cached_property
+    def _embedded(self) -> Tensor | None:
+        """The goal's embedding by the temporal distance, B x 1 x E: one for all that is asked of this goal."""
+        return self.steps.embed(self.goal[:, None]) if self.plan.steps else None
+
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Nearer than the calibrated energy."""
-        return self(states, before) < self.near
+        return (self(states, before) if energies is None else energies) < self.near
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class PartObjective:
         goal, here, there, weights = (x[:, None] for x in (self.goal, self.mask, self.goal_mask, self.weights))
         return energy(states, goal, self.plan.distance, here, there, weights, self.plan.unmatched)
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Not known."""
         return torch.zeros(states.shape[:2], dtype=torch.bool)
 
@@ -119,9 +133,9 @@ class TextObjective:
         """See Objective."""
         return text_energy(self.project(with_motion(states, before)), self.text[:, None])
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """As near as sentences that are true usually are."""
-        return self(states, before) < self.near
+        return (self(states, before) if energies is None else energies) < self.near
 
 
 def label_logits(probe: Callable[[Tensor], Tensor], states: Tensor, before: Tensor) -> Tensor:
@@ -143,7 +157,7 @@ class LabelObjective:
         wanted = self.wanted[:, None]
         return -(F.logsigmoid(label_logits(self.probe, states, before)) * wanted).sum(-1) / wanted.sum(-1)
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Every wanted label is more likely than not."""
         return ((label_logits(self.probe, states, before) > 0) | (self.wanted[:, None] == 0)).all(-1)
 
@@ -165,6 +179,6 @@ class AllObjective:
         energies = torch.stack([part(states, before) for part in self.parts], -1)  # B x N x parts
         return (energies * self.weights[:, None]).sum(-1)
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Every one of them."""
         return torch.stack([part.reached(states, before) for part in self.parts]).all(0)

@@ -192,8 +192,9 @@ class WorldModelPlanner:
         begun = time.monotonic()
         now = self._present(queries, frames)
         objective = self._objective([q.goal for q in queries], now.mask)
-        energy_now = objective(now.state[:, None], now.before[:, None])[:, 0]
-        arrived = objective.reached(now.state[:, None], now.before[:, None])[:, 0]
+        energies_now = objective(now.state[:, None], now.before[:, None])  # B x 1
+        energy_now = energies_now[:, 0]
+        arrived = objective.reached(now.state[:, None], now.before[:, None], energies_now)[:, 0]
         avoid = self._avoid(queries[0].cost)
         if avoid is not None:  # who is at the goal, but where it must not be, does not stay there
             arrived &= (avoid.inside(now.state[:, None], now.before[:, None]) <= 0.5).all(-1)[:, 0]
@@ -202,8 +203,12 @@ class WorldModelPlanner:
         plans: dict[int, _Plan] = {}
         for there, decide in ((True, self._stay), (False, self._go)):
             rows = [i for i, arrived in enumerate(reached) if arrived == there]
-            if rows:
-                plans.update(zip(rows, decide([queries[i] for i in rows], now.of(rows), search), strict=True))
+            if len(rows) == len(queries):
+                plans.update(enumerate(decide(queries, now, objective, search)))
+            elif rows:
+                some, at = [queries[i] for i in rows], now.of(rows)
+                goals = self._objective([q.goal for q in some], at.mask)
+                plans.update(zip(rows, decide(some, at, goals, search), strict=True))
         planned = time.monotonic()
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
@@ -226,16 +231,17 @@ class WorldModelPlanner:
             )
         return results
 
-    def _stay(self, queries: list[PlanQuery], now: _Present, search: SearchSettings) -> list[_Plan]:
+    def _stay(
+        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings
+    ) -> list[_Plan]:
         """Hold still: the answer where the goal is reached, which needs no search."""
         hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
         actions = self._limits.project(hold, self._from_model(now.acted))[:, 0]
-        goal = GoalTerm(self._objective([q.goal for q in queries], now.mask))
-        return self._told(actions, (0,) * len(queries), now, goal, self._avoid(queries[0].cost))
+        return self._told(actions, (0,) * len(queries), now, GoalTerm(objective), self._avoid(queries[0].cost))
 
-    def _go(self, queries: list[PlanQuery], now: _Present, search: SearchSettings) -> list[_Plan]:
+    def _go(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> list[_Plan]:
         """Search for the actions whose costs add up to least."""
-        objective, cost = self._objective([q.goal for q in queries], now.mask), queries[0].cost
+        cost = queries[0].cost
         aim, avoid = self._aim(queries, now, objective, search), self._avoid(cost)
         terms = self._terms(queries, GoalTerm(aim), avoid)
         habit = self._habit(now, aim)

@@ -34,7 +34,7 @@ class Towards:
         """See Objective."""
         return torch.where(self.far[:, None], self.subgoal(states, before), self.goal(states, before))
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
+    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Whether the goal itself is reached."""
         return self.goal.reached(states, before)
 
