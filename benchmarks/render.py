@@ -79,7 +79,9 @@ def _origins(rows: dict[str, Any]) -> str:
     made = sorted({(row["date"], row["machine"]["cpu"], row["machine"]["cores"]) for row in rows.values()})
     where = "; ".join(f"{date}, {cpu}, {cores} cores" for date, cpu, cores in made)
     commits = ", ".join(sorted({row["commit"] for row in rows.values()}))
-    return f"\nEach row is written by `python -m benchmarks.sims TASK` ({where}; commits {commits}).\n"
+    commands = sorted({row["command"].replace(f" {name}", " TASK") for name, row in rows.items()})
+    by = " or ".join(f"`{command}`" for command in commands)
+    return f"\nEach row is written by {by} ({where}; commits {commits}).\n"
 
 
 def sims_success() -> str:

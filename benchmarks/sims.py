@@ -124,8 +124,16 @@ def one_word(task: Task, checkpoint: Path, work: Path) -> dict[str, Any]:
     return found
 
 
+def command_of(task: str, zoo_too: bool, episodes: int, far: int) -> str:
+    """The command that makes a task's row, with what it was told beyond the defaults."""
+    words = [f"python -m benchmarks.sims {task}", "--zoo" if zoo_too else ""]
+    words += ["" if episodes == EPISODES else f"--episodes {episodes}"]
+    words += ["" if far == FAR_EPISODES else f"--far-episodes {far}"]
+    return " ".join(word for word in words if word)
+
+
 def row(
-    task: Task, recipe: Recipe, checkpoint: Path, work: Path, episodes: int, far: int
+    task: Task, recipe: Recipe, checkpoint: Path, work: Path, episodes: int, far: int, command: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything about one task's model: the metrics, and what stands behind them."""
     card, manifest = load_planner(checkpoint, threads=1).card, read_manifest(checkpoint)
@@ -165,7 +173,7 @@ def row(
     told_apart = one_word(task, checkpoint, work) if "text" in told else {}
     metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in told_apart.items()}
     behind = {
-        **about(f"python -m benchmarks.sims {task.name}"),
+        **about(command),
         "recipe": asdict(recipe),
         "weights": manifest.fingerprint,
         "parameters": card.parameters,
@@ -219,7 +227,9 @@ def main() -> None:
         for name in wanted:
             task, recipe, work = get_task(name), RECIPES[name], options.work / name
             checkpoint = zoo.path(name) if options.zoo else train(task, recipe, work)
-            metrics, behind = row(task, recipe, checkpoint, work, options.episodes, options.far_episodes)
+            asked = options.episodes, options.far_episodes
+            command = command_of(name, options.zoo, *asked)
+            metrics, behind = row(task, recipe, checkpoint, work, *asked, command)
             before = known()  # another process may have made another row meanwhile
             path = write_result(
                 "sims",

@@ -93,6 +93,7 @@ TRAINING = {
     "plan.iterations": 3,
     "plan.horizon": 5,
     "plan.proposals": 8,
+    "plan.habit": 0.0,
 }
 DISTANCE = 15  # steps of the environment between start and goal, few enough for models as small as these
 PAIRS = 12
