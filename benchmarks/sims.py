@@ -59,7 +59,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "fetch-reach": Recipe("fetch_reach", 1000, PHASES, ("text", "label")),
-    "reacher": Recipe("reacher", 2400),
+    "reacher": Recipe("reacher", 3600),
     "point-maze": Recipe("point_maze", phases=LABELS_TOO, told=("label",)),
     "two-room": Recipe("two_room", 700, LABELS_TOO, ("label",)),
     "meta-world-reach": Recipe("meta_world_reach"),
