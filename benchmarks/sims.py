@@ -33,7 +33,7 @@ from sims.diagnose import diagnose, verdicts, weakest
 from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
 from sims.manifest import check_pairs
 from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
-from sims.protocol import GoalKind, actions_of, budget, make_pairs
+from sims.protocol import GoalKind, NoGoalError, actions_of, budget, make_pairs
 from sims.registry import get_task
 from sims.task import Task
 
@@ -154,11 +154,16 @@ def row(
         short = criterion.replace(" ", "").replace("xallowed", "x")
         metrics[f"success_end_{short}"] = main["success"][criterion]["end"]["value"]
         metrics[f"random_success_end_{short}"] = floor["success"][criterion]["end"]["value"]
-    summaries = {"image": standard["summary"]}
+    summaries, without_goals = {"image": standard["summary"]}, list[int]()
     for distance in DISTANCES:
         if actions_of(task, distance) < FEWEST:
             continue
-        result = judge(task, checkpoint, work, "image", distance, far)
+        try:
+            result = judge(task, checkpoint, work, "image", distance, far)
+        except NoGoalError as error:
+            print(f"{task.name}, {distance} steps: {error}", flush=True)
+            without_goals.append(distance)
+            continue
         summaries[f"d{distance}"] = result["summary"]
         for method, prefix in (("planner", ""), ("random", "random_"), ("scripted", "ceiling_")):
             found = result["summary"][method]["success"][criteria[0]]
@@ -183,6 +188,7 @@ def row(
         "interval": task.interval,
         "steps": standard["steps"],
         "excluded": standard["excluded"],
+        "distances_without_goals": without_goals,
         "comparisons": standard["comparisons"],
         "summary": summaries,
         "minimal_pairs": told_apart,

@@ -20,6 +20,10 @@ GoalKind = Literal["image", "text", "label"]
 MAX_DRAWS = 200
 
 
+class NoGoalError(UserError):
+    """In so few steps nothing comes of what episodes do: there is no goal to ask for."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A start and a goal. Every method gets the same pairs.
@@ -93,7 +97,7 @@ def make_pair(
             excluded=excluded,
         )
     message = f"{task.name}: no goal far enough from the start in {MAX_DRAWS} draws"
-    raise RuntimeError(message) if distance is None else UserError(f"{message}; a larger distance helps")
+    raise RuntimeError(message) if distance is None else NoGoalError(f"{message}; a larger distance helps")
 
 
 def make_pairs(
@@ -107,7 +111,7 @@ def make_pairs(
 ) -> list[Pair]:
     """Draw ``count`` pairs of an evaluation (see make_pair).
 
-    Raises UserError when count, seed or distance is out of range, or no goal can be found.
+    Raises UserError when count, seed or distance is out of range, NoGoalError when no goal can be found.
     """
     if count < 1:
         raise UserError(f"episodes is {count}; it must be at least 1")
