@@ -41,6 +41,7 @@ from sims.task import Task
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success
 COMPARED = (TASK, "point-maze", "two-room")
+OBJECT = "meta-world-drawer-open"
 FAR = {TASK: ASKED, "two-room": (*ASKED, *BEHIND_WALLS), "point-maze": BEHIND_WALLS}  # 75 steps: 4 actions in the maze
 IMAGES = ROOT / "docs" / "images"
 
@@ -70,6 +71,8 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]
         source = checkpoint if name == TASK else zoo.path(name)
         made[f"ablation-{name}"] = (source, on_task(ablation, name, source))
         made[f"alternatives-{name}"] = (source, on_task(alternatives, name, source))
+
+    made[f"ablation-{OBJECT}"] = (zoo.path(OBJECT), on_task(ablation, OBJECT, zoo.path(OBJECT)))
 
     def far_away(name: str, source: Path) -> Callable[[], Part]:
         return lambda: far(get_task(name), source, FAR[name])

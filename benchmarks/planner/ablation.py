@@ -61,6 +61,7 @@ class Variant:
 NO_HOLD = "does not hold at the goal"
 PARTS: dict[str, dict[str, float]] = {
     "no learnt proposal": {"proposals": 0},
+    "no habit": {"habit": 0.0},
     "no kept elites": {"kept": 0},
     "white noise": {"noise_colour": 0.0},
     "no momentum": {"momentum": 0.0},
