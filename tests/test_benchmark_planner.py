@@ -318,7 +318,7 @@ def test_the_sweep_really_searches_with_its_settings(parts: dict[str, Part], che
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
-    shipped = PlanConfig(warm_std=0.3, first_std=0.6, settled=0.02, proposals=4)
+    shipped = PlanConfig(warm_std=0.3, first_std=0.6, settled=0.02, proposals=4, habit=3)
     for variant in variants_of(shipped):
         changed = {k: v for k, v in plan_of(shipped, variant).model_dump().items() if v != getattr(shipped, k)}
         wide = {} if variant.warm and variant.narrow else {"warm_std": 0.6}
@@ -326,7 +326,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
     plain = next(v for v in variants_of(shipped) if v.name.startswith("none of these"))
     assert not plain.warm
     assert dict(plain.plan) == {
-        "momentum": 0, "min_std": 1e-6, "noise_colour": 0, "kept": 0, "proposals": 0, "settled": 0
+        "momentum": 0, "min_std": 1e-6, "noise_colour": 0, "kept": 0, "proposals": 0, "habit": 0, "settled": 0
     }  # fmt: skip
     with pytest.raises(ValueError, match="kepd"):
         plan_of(shipped, Variant("misspelt", {"kepd": 0}))
@@ -336,7 +336,7 @@ def test_what_changes_nothing_is_not_played() -> None:
     shipped = PlanConfig(warm_std=0.5, first_std=0.5, settled=0.0, proposals=0)
     names = {variant.name for variant in variants_of(shipped)}
     assert {"planner", "no warm start", "no kept elites", "white noise"} <= names
-    assert not {"no early end", "no learnt proposal", "as wide a search after a plan as without"} & names
+    assert not {"no early end", "no habit", "no learnt proposal", "as wide a search after a plan as without"} & names
 
 
 def test_a_variant_shares_the_weights_and_leaves_the_original_alone(checkpoint: Checkpoint) -> None:
