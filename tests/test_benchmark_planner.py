@@ -587,6 +587,7 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
         "calibration": said,
         "familiarity": Part({}, {}, {"rows": [seen]}),
         "dynamics-square": dynamics_part(),
+        "trained-peer": trained_peer_part(parts["ablation-square"]),
     }
     plain = {name: json.loads(json.dumps({"settings": p.settings, **p.behind})) for name, p in made.items()}
     tables = {name: table(plain, rate) for name, table in TABLES.items()}
@@ -604,8 +605,18 @@ def test_tables_are_made_of_all_parts(parts: dict[str, Part]) -> None:
     assert "4 plans of 3 actions on test pairs of square, within 3 cm;" in tables["planner-calibration"].note
     assert [row[1] for row in tables["planner-far"].rows] == [FLAT, LATENT] * 2
     assert tables["planner-far"].rows[0][0] == "`square`, images, 5 steps away; 6 px, 2 pairs"
+    assert tables["planner-trained-peer"].rows[0][0::3] == ["planner", "–"]
+    assert "made 3 steps of 16 clips on the same 40 episodes; its loss went from 2 to 1." in (
+        tables["planner-trained-peer"].note
+    )
     assert len(tables["planner-ablation"].rows) == 7
     assert tables["planner-ablation"].rows[-1][1:3] == ["scripted", "100 % (34–100)"]
+
+
+def trained_peer_part(played: Part) -> Part:
+    """As ``trained_peer`` makes it, of methods that were played for another part."""
+    settings = {"task": "square", "pairs": 2, "distance": 25, "parameters": 18e6, "clips": 16, "episodes": 40}
+    return Part(settings, {}, {**played.behind, "losses": [2.0, 1.5, 1.0]})
 
 
 def test_the_reliability_curve_is_drawn() -> None:
