@@ -410,4 +410,4 @@ def _search(search: Mapping[str, Any]) -> str:
 def _signed(further: Mapping[str, float], unit: str) -> str:
     factor, name = shown_in(unit)
     low, middle, high = (factor * further[key] for key in ("low", "median", "high"))
-    return f"{middle:+.2g} {name} [{low:+.2g}, {high:+.2g}]"
+    return f"{middle:+.3g} {name} [{low:+.3g}, {high:+.3g}]"
