@@ -107,6 +107,8 @@ def result() -> dict[str, Any]:
     explained = {"reconstruction_explained_chunks": 0.5, "reconstruction_explained_with_residual": 0.75}
     made = {"study": study_part(), "speed": speed_part(), "counts": counts_part(), "saliency": saliency_part()}
     made["reconstruction"] = (rebuilt, explained)
+    frame = {"before": 4, "stream": 0.003, "clip": 0.0151, "difference": 2e-7}
+    made["streaming"] = ({"settings": {"side": 64, "history": 4, "threads": 1}, "rows": [frame]}, {})
     for name, (part, metrics) in made.items():
         content["metrics"] |= metrics
         content["parts"][name] = {**ABOUT, "command": f"make {name}", **part}
@@ -135,6 +137,10 @@ def test_the_study_has_a_row_for_every_kind_of_model(tables: dict[str, Table], r
         assert row[1] == f"{mean:+.1f} (from {low:+.1f})" and low < mean
         assert row[-1] == "12"
     assert "over units (a unit is a pair of models)" in tables["chunking-differences"].note
+
+
+def test_streaming_says_what_one_more_frame_costs(tables: dict[str, Table]) -> None:
+    assert tables["chunking-streaming"].rows == [["4", "3.0", "15.1", "2e-07"]]
 
 
 def test_saliency_says_what_each_kind_adds(tables: dict[str, Table]) -> None:
