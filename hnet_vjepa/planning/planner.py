@@ -247,9 +247,8 @@ class WorldModelPlanner:
         habit = self._habit(now, aim)
         terms += [] if habit is None else [habit]
         found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
-        if (
-            aim is objective and cost == Cost() and habit is None
-        ):  # then the search minimised the energies of the goal, nothing else
+        # The search has told the energies of the goal where it minimised these and nothing else.
+        if aim is objective and cost == Cost() and habit is None:
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
         return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
 
