@@ -41,6 +41,7 @@ ADDED = (
     "exported_from",
     "success",
 )  # older manifests have not these; where empty they are not hashed
+FOLDED = "world_model.steps.whitening."  # weights that exported and older checkpoints have not, and do without
 
 
 class PhaseRecord(BaseModel):
@@ -182,7 +183,8 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
         robot = Robot.model_validate_json((path / "robot.json").read_bytes())
         weights = safetensors.torch.load((path / "weights.safetensors").read_bytes())
         model = HNetVJEPA(config, robot)
-        fresh = {name: tensor for name, tensor in model.state_dict().items() if manifest.lacks(name)}
+        own = model.state_dict().items()
+        fresh = {name: tensor for name, tensor in own if manifest.lacks(name) or name.startswith(FOLDED)}
         model.load_state_dict({**fresh, **weights})  # half precision becomes float32 here
         familiarity = load_familiarity(path / FAMILIARITY) if known else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:

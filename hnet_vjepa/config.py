@@ -14,6 +14,8 @@ from hnet_vjepa.errors import UserError, one_of
 
 PhaseName = Literal["pretrain", "language", "probe", "action"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+Stage = Literal["pretrain", "language", "probe", "action", "heads"]
+"""What the one loop trains: every phase, of which ``action`` has a second half, ``heads``."""
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -256,6 +258,16 @@ class ActionConfig(PhaseConfig):
     frozen_encoder: bool = False
 
 
+class HeadsConfig(PhaseConfig):
+    """Second half of the action phase, on the states that the first half leaves: temporal distance, proposal, coarse
+    model, whose step spans a clip."""
+
+    batch_size: Positive = 64
+    clip_frames: int = Field(default=6, ge=3, description="two frames show the motion, the third what an action did")
+    learning_rate: float = Field(default=2e-3, gt=0)
+    save_every: Positive = 500
+
+
 class PlanConfig(_Section):
     """Search of the planner (cross-entropy method) and its energy."""
 
@@ -284,6 +296,10 @@ class PlanConfig(_Section):
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
     steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
+    leaps: Weight = Field(
+        default=0.0,
+        description="weight of what imagined steps skip (temporal distance), where the goal is a state",
+    )
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")
 
     @model_validator(mode="after")
@@ -324,6 +340,7 @@ class Config(_Section):
     language: LanguageConfig = LanguageConfig(steps=300)
     probe: ProbeConfig = ProbeConfig(steps=200)
     action: ActionConfig = ActionConfig(steps=1500)
+    heads: HeadsConfig = HeadsConfig(steps=3000)
     plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
@@ -341,8 +358,8 @@ class Config(_Section):
             _refuse([f"plan.subgoals = {self.plan.subgoals}: needs a coarse model, so set model.world_model.code to 4"])
         return self
 
-    def phase(self, name: PhaseName) -> PhaseConfig:
-        """The section of one phase."""
+    def phase(self, name: Stage) -> PhaseConfig:
+        """The section of one phase, or of the second half of the action phase."""
         section: PhaseConfig = getattr(self, name)
         return section
 

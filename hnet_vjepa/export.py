@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hnet_vjepa.checkpoint import FAMILIARITY, load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.checkpoint import FAMILIARITY, FOLDED, load_checkpoint, read_manifest, save_checkpoint
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.errors import UserError
 
@@ -27,8 +27,9 @@ def export(checkpoint: Path, out: Path) -> Path:
     """Write ``checkpoint`` for planning only into the directory ``out`` and return ``out``.
 
     Left out are the EMA target, the predictor of masked chunks, the dechunker, and the heads of phases that were not
-    trained. An earlier export in ``out`` is replaced, and the card that was written of it. Raises UserError when
-    ``checkpoint`` can not plan or ``out`` holds anything else.
+    trained; the temporal distance's whitening becomes part of its first layer. An earlier export in ``out`` is
+    replaced, and the card that was written of it. Raises UserError when ``checkpoint`` can not plan or ``out`` holds
+    anything else.
     """
     loaded = load_checkpoint(checkpoint)
     trained = loaded.manifest.trained()
@@ -38,7 +39,12 @@ def export(checkpoint: Path, out: Path) -> Path:
     left_out = (*TRAINING_ONLY, *(m for phase, heads in HEADS.items() if phase not in trained for m in heads))
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})
-    weights = {n: stored(tensor) for n, tensor in loaded.model.state_dict().items() if not manifest.lacks(n)}
+    loaded.model.world_model.steps.fold()
+    weights = {
+        n: stored(tensor)
+        for n, tensor in loaded.model.state_dict().items()
+        if not (manifest.lacks(n) or n.startswith(FOLDED))
+    }
     save_checkpoint(out, loaded.model, manifest, weights, loaded.familiarity)
     return out
 

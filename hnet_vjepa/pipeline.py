@@ -1,6 +1,7 @@
 """The training pipeline: phases one after another, each from the checkpoint before, with a manifest of what was done.
 
-``work_dir`` holds ``pipeline.json``, and for each phase a checkpoint ``<phase>/`` and its log ``<phase>.run/``.
+``work_dir`` holds ``pipeline.json``, and for each phase a checkpoint ``<phase>/`` and its log ``<phase>.run/``; the
+second half of the action phase logs to ``heads.run/``.
 This module is what an application embeds; ``hnet train`` calls it too.
 """
 
@@ -23,6 +24,7 @@ from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import check_data, finish, train
+from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.language_align import Language
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.trainers.pretrain import Pretrain
@@ -100,7 +102,7 @@ def run_pipeline(
         left = ",".join(name for name in phases if name not in unready)
         advice = f"give --phases {left}" if left else "add what is missing to the recordings"
         raise UserError(f"{store.path} can not train {reasons}; {advice}")
-    for phase in made.values():
+    for phase in (*made.values(), *([Heads()] if "action" in made else [])):
         check_data(phase, config, store)
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
@@ -139,6 +141,8 @@ def _train_phase(
     model, manifest = _start(config, store, before)
     phase = make_phase(name, manifest.trained(), store)
     outcome = train(phase, model, store, work_dir / f"{name}.run", origin, progress)
+    if name == "action":
+        outcome = outcome.then(train(Heads(), model, store, work_dir / "heads.run", origin, progress))
     model = model.cpu()
     if _is_main():
         record = PhaseRecord(
@@ -159,7 +163,8 @@ def _train_phase(
             familiarity = measure_familiarity(model, store)
         save_checkpoint(target, model, manifest, familiarity=familiarity)
         _write_pipeline(work_dir, settings, record)
-        finish(work_dir / f"{name}.run")
+        for run in (name, *(["heads"] if name == "action" else [])):
+            finish(work_dir / f"{run}.run")
     _wait()
     return target
 

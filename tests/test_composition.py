@@ -23,7 +23,17 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.proposal import Proposal, propose
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, HabitTerm, Imagined, total
+from hnet_vjepa.planning.costs import (
+    LONGEST,
+    AvoidTerm,
+    ClosestTerm,
+    ControlTerm,
+    GoalTerm,
+    HabitTerm,
+    Imagined,
+    LeapTerm,
+    total,
+)
 from hnet_vjepa.planning.objectives import AllObjective, PartObjective
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.planning.protocols import (
@@ -178,6 +188,22 @@ def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_
                 apart = ((action - mean) / log_std.exp()).numpy()
                 assert float(found[b, n, h]) == pytest.approx(3 * np.mean(apart**2), rel=1e-4)
                 now, earlier, last = seen.states[b, n, h], now, action
+
+
+def test_a_leap_costs_what_it_skips_from_there_to_the_end() -> None:
+    seen, state = imagined(), torch.randn(2, 4, 2)
+    embed = lambda states: 2 * states.flatten(-2)  # noqa: E731
+    found = LeapTerm(3.0, embed, state)(seen)
+    for b in range(2):
+        for n in range(5):
+            here, skipped = state[b], 0.0
+            for h in range(3):
+                skipped += max(0.0, 2 * float((seen.states[b, n, h] - here).norm()) - LONGEST)
+                assert float(found[b, n, h]) == pytest.approx(3 * skipped, rel=1e-4, abs=1e-5)
+                here = seen.states[b, n, h]
+    assert (found[..., -1] > 0).any()
+    slow = Imagined(state[:, None, None].expand(2, 5, 3, 4, 2) + 0.01, seen.before, seen.actions)
+    assert (LeapTerm(3.0, embed, state)(slow) == 0).all()
 
 
 def test_terms_are_added_up() -> None:

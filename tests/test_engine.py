@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hnet_vjepa.config import Config, PhaseName
+from hnet_vjepa.config import PHASES, Config, Stage
 from hnet_vjepa.data.batch import ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
@@ -18,18 +18,25 @@ from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot, make_phase
 from hnet_vjepa.trainers import engine
 from hnet_vjepa.trainers.engine import TrainingError, learning_rate, train
+from hnet_vjepa.trainers.heads import Heads
+from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.utils.runtime import set_seed
 from tests import toy
 
-PHASES: list[PhaseName] = ["pretrain", "language", "probe", "action"]
+STAGES: list[Stage] = ["pretrain", "language", "probe", "action", "heads"]
 
 
-def run(name: PhaseName, config: Config, data: Path, folder: Path) -> tuple[HNetVJEPA, list[dict[str, float]]]:
+def stage(name: Stage, store: EpisodeStore) -> Phase:
+    """What the loop trains under this name, all phases before it trained."""
+    return Heads() if name == "heads" else make_phase(name, ("language", "probe"), store)
+
+
+def run(name: Stage, config: Config, data: Path, folder: Path) -> tuple[HNetVJEPA, list[dict[str, float]]]:
     """Train one phase from scratch; the model and the logged lines."""
     store = EpisodeStore(data)
     set_seed(0)
     model = HNetVJEPA(config, describe_robot(store))
-    train(make_phase(name, ("language", "probe"), store), model, store, folder, progress=False)
+    train(stage(name, store), model, store, folder, progress=False)
     return model, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -38,8 +45,8 @@ def assert_same_weights(a: HNetVJEPA, b: HNetVJEPA) -> None:
         assert torch.equal(x, y), name
 
 
-@pytest.mark.parametrize("name", PHASES)
-def test_a_phase_learns_and_changes_only_its_own_modules(name: PhaseName, toy_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STAGES)
+def test_a_phase_learns_and_changes_only_its_own_modules(name: Stage, toy_store: Path, tmp_path: Path) -> None:
     config = toy.config(**{name: {"steps": 30, "learning_rate": 0.003}})
     store = EpisodeStore(toy_store)
     set_seed(0)
@@ -47,7 +54,7 @@ def test_a_phase_learns_and_changes_only_its_own_modules(name: PhaseName, toy_st
     model, log = run(name, config, toy_store, tmp_path)
     losses = [sum(v for k, v in line.items() if k not in ("step", "learning_rate", "grad_norm")) for line in log]
     assert sum(losses[-5:]) < sum(losses[:5])
-    own = {id(p) for m in make_phase(name, ("language", "probe"), store).modules(model) for p in m.parameters()}
+    own = {id(p) for m in stage(name, store).modules(model) for p in m.parameters()}
     if name == "pretrain":
         own |= {id(p) for p in model.target.parameters()}
     for (parameter_name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
@@ -55,9 +62,9 @@ def test_a_phase_learns_and_changes_only_its_own_modules(name: PhaseName, toy_st
             assert torch.equal(new, old), parameter_name
 
 
-@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.parametrize("name", STAGES)
 def test_an_interrupted_phase_goes_on_as_if_nothing_had_happened(
-    name: PhaseName, toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: Stage, toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy.config(**{name: {"steps": 6}})
     clean, clean_log = run(name, config, toy_store, tmp_path / "clean")
@@ -88,7 +95,7 @@ def test_accumulating_small_batches_equals_one_large_batch(toy_store: Path, tmp_
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_save(toy_store: Path, tmp_path: Path) -> None:
     class Breaks:
-        name: PhaseName = "probe"
+        name: Stage = "probe"
 
         def __init__(self) -> None:
             self.inner, self.calls = make_phase("probe", (), store), 0

@@ -131,15 +131,16 @@ def test_manifests_of_older_checkpoints_hold(whole: Path, tmp_path: Path) -> Non
 def test_training_goes_on_from_it_and_says_what_starts_fresh(
     exported: Path, toy_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = toy.config(action={"steps": 1, "learning_rate": 1e-9}, pretrain={"steps": 2})
+    slow = {"steps": 1, "learning_rate": 1e-9}
+    config = toy.config(action=slow, heads=slow, pretrain={"steps": 2})
     last = run_pipeline(config, toy_store, tmp_path / "tuned", ("action",), init_from=exported, progress=False)
     assert f"{exported} is for planning only: target, predictor, dechunker start fresh" in capsys.readouterr().out
     tuned, given = load_checkpoint(last), load_checkpoint(exported)
     assert tuned.manifest.left_out == () and tuned.manifest.exported_from == ""
     assert tuned.manifest.trained() == given.manifest.trained() and tuned.manifest.words == given.manifest.words
-    for name, tensor in given.model.state_dict().items():
+    for name, tensor in given.model.named_parameters():
         if not given.manifest.lacks(name):
-            torch.testing.assert_close(tuned.model.state_dict()[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(tuned.model.get_parameter(name), tensor, atol=1e-5, rtol=1e-4, msg=name)
     again = run_pipeline(config, toy_store, tmp_path / "again", ("pretrain",), init_from=exported, progress=False)
     model = load_checkpoint(again).model
     target, student = model.target.state_dict(), model.backbone.state_dict()  # the target began as the backbone

@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from hnet_vjepa.checkpoint import load_checkpoint, save_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.pipeline import parse_phases, run_pipeline
+from hnet_vjepa.trainers import engine
 from tests import toy
 
 
@@ -80,9 +82,41 @@ def test_what_the_data_can_not_train_is_said_at_once_with_what_it_can(
         run_pipeline(toy.config(), plain, tmp_path / "work", progress=False)
 
 
+SLOW = {"steps": 1, "learning_rate": 1e-9}
+
+
+def test_a_run_that_is_killed_in_the_second_half_of_the_action_phase_goes_on_there(
+    toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.config(action={"steps": 2}, heads={"steps": 6})
+    clean = load_checkpoint(run_pipeline(config, toy_store, tmp_path / "clean", ("action",), progress=False))
+    record = clean.manifest.phases[-1]
+    assert record.steps == 8 and {"open_loop/1", "proposal_mse", "proposal_mean_mse"} <= record.metrics.keys()
+    assert clean.model.world_model.steps.whitening.fitted
+    assert not (tmp_path / "clean" / "heads.run" / "resume").exists()
+    real, done = engine._step, list[int]()
+
+    def dies(*args: Any) -> Any:
+        done.append(args[-1])
+        if len(done) == 2 + 5:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(engine, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(config, toy_store, tmp_path / "killed", ("action",), progress=False)
+    assert done == [0, 1, 0, 1, 2, 3, 4]
+    done.clear()
+    monkeypatch.setattr(engine, "_step", lambda *args: (done.append(args[-1]), real(*args))[1])
+    again = load_checkpoint(run_pipeline(config, toy_store, tmp_path / "killed", ("action",), progress=False))
+    assert done == [0, 1, 4, 5]  # the first half, of which nothing was saved, and what was left of the second
+    for (name, x), y in zip(clean.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
 def test_fine_tuning_starts_from_the_given_weights(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
     other = toy.make_store(tmp_path / "other", episodes=12)
-    config = toy.config(action={"steps": 1, "learning_rate": 1e-9})
+    config = toy.config(action=SLOW, heads=SLOW)
     last = run_pipeline(config, other, tmp_path / "work", ("action",), init_from=toy_run / "action", progress=False)
     given, tuned = load_checkpoint(toy_run / "action"), load_checkpoint(last)
     for (name, a), b in zip(given.model.named_parameters(), tuned.model.parameters(), strict=True):

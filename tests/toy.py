@@ -80,7 +80,7 @@ def config(**changes: Any) -> Config:
             "world_model": {"state_dim": 8, "width": 16, "depth": 1, "heads": 2, "inverse_width": 32},
             "text": {"width": 16, "heads": 2, "embedding": 16, "buckets": 256},
         },
-        **{phase: dict(steps) for phase in ("pretrain", "language", "probe", "action")},
+        **{phase: dict(steps) for phase in ("pretrain", "language", "probe", "action", "heads")},
         "plan": {"candidates": 16, "iterations": 3, "elites": 4},
     }
     for section, change in changes.items():

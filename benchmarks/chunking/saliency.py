@@ -210,7 +210,7 @@ def make_cell(task: Task, data: Path, work: Path, kind: str, seed: int) -> Cell:
             encoder.register_module("pooling", SaliencyMean(encoder.dim, config.model.backbone.pooling))
         model.target.requires_grad_(False)
     action = study.ShortAction if kind == "attention" else SalientAction
-    phases = (study.ShortPretrain(), study.ShortProbe(), action(("probe",)))
+    phases = (study.ShortPretrain(), study.ShortProbe(), action(("probe",)), study.ShortHeads())
     checkpoint = study.train_model(model, phases, store, path.parent)
     study.calibrate(checkpoint, store)
     place, robot = study.places_read(task, checkpoint, store)

@@ -47,6 +47,7 @@ from hnet_vjepa.pipeline import describe_robot
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import train
+from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.measure import clip_batches, fit_readout, sampled_states
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.trainers.pretrain import Pretrain
@@ -83,7 +84,10 @@ TRAINING = {
     "action.batch_size": 16,
     "action.clip_frames": 4,
     "action.frozen_encoder": False,  # the pretraining is too short for the encoder to stay as it is
-    **{f"{phase}.save_every": 1000 for phase in ("pretrain", "probe", "action")},  # a cell begins again
+    "heads.steps": 300,
+    "heads.batch_size": 16,
+    "heads.clip_frames": 4,
+    **{f"{phase}.save_every": 1000 for phase in ("pretrain", "probe", "action", "heads")},  # a cell begins again
     "model.backbone.attention.heads": 1,
     "model.backbone.routing.placed": True,
     "model.backbone.pooling.size_weight": 0.0,
@@ -254,6 +258,10 @@ class ShortAction(Unmeasured, Action):
     """Action."""
 
 
+class ShortHeads(Unmeasured, Heads):
+    """The second half of it."""
+
+
 def fresh_model(config: Config, store: EpisodeStore) -> HNetVJEPA:
     """A model with weights that follow from the configuration's seed; nothing else in a training is random."""
     set_seed(config.seed)
@@ -265,6 +273,8 @@ def train_model(model: HNetVJEPA, phases: Sequence[Phase], store: EpisodeStore, 
     records = []
     for phase in phases:
         outcome = train(phase, model, store, folder / f"{phase.name}.run", progress=False)
+        if phase.name == "heads":
+            continue  # which has no record of its own
         records.append(
             PhaseRecord(
                 phase=phase.name,
@@ -374,7 +384,7 @@ def make_cell(task: Task, data: Path, work: Path, tokens: int, method: str, seed
         if known["asked"] == asked:
             return Cell(**known["cell"])
     store = EpisodeStore(data, config.data.folds, config.data.held_out_fold)
-    phases = (ShortPretrain(), ShortProbe(), ShortAction(("probe",)))
+    phases = (ShortPretrain(), ShortProbe(), ShortAction(("probe",)), ShortHeads())
     checkpoint = train_model(fresh_model(config, store), phases, store, folder)
     calibrate(checkpoint, store)
     live, live_std = live_tokens(checkpoint, store)

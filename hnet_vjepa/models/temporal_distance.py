@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hnet_vjepa.models.whitening import Whitening
+
 
 class TemporalDistance(nn.Module):
     """d(x, y) = |phi(x) - phi(y)|, in control steps.
@@ -13,10 +15,14 @@ class TemporalDistance(nn.Module):
     are. ``phi`` is trained (losses.temporal) to push all states apart as far as it can while states that follow each
     other stay within one step, which leaves the shortest way between them (Wang et al. 2023, quasimetric RL, with a
     Euclidean embedding in place of a quasimetric: what a robot can do it is taken to be able to undo).
+
+    ``phi`` sees states whitened, with ``whitening`` fitted to them first: places may be far apart in time that differ
+    in little.
     """
 
     def __init__(self, state_dim: int, slots: int, width: int = 256, embedding: int = 32) -> None:
         super().__init__()
+        self.whitening = Whitening(slots * state_dim)
         self.mlp = nn.Sequential(
             nn.Linear(slots * state_dim, width),
             nn.GELU(),
@@ -27,8 +33,14 @@ class TemporalDistance(nn.Module):
 
     def embed(self, state: Tensor) -> Tensor:
         """phi: states ... x S x d -> ... x E."""
-        embedded: Tensor = self.mlp(state.flatten(-2))
+        embedded: Tensor = self.mlp(self.whitening(state.flatten(-2)))
         return embedded
+
+    def fold(self) -> None:
+        """Make the whitening part of the first layer: the same distances, at less cost, and no learning any more."""
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        self.whitening.fold(first)
 
     def forward(self, state: Tensor, other: Tensor) -> Tensor:
         """Steps between states ... x S x d and ... x S x d: ... ."""

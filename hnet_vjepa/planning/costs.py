@@ -105,6 +105,29 @@ class HabitTerm:
         return self.weight * ((actions - mean) * (-log_std).exp()).square().mean(-1)
 
 
+LONGEST = 1.5  # control steps that an action may seem to take: the temporal distance is learnt to be 1 between frames
+
+
+@dataclass(frozen=True)
+class LeapTerm:
+    """What imagination skips: from the first leap on, every step costs what no action can do.
+
+    ``weight sum_{j <= h} max(0, d(s_j-1, s_j) - 1.5)`` with the temporal distance d. Where two states look alike that
+    are far apart in time, the dynamics may take one for the other, and a search finds every such place.
+    """
+
+    weight: float
+    embed: Callable[[Tensor], Tensor]  # states ... x S x d to where distances are steps, ... x E
+    state: Tensor  # B x S x d, now
+
+    def __call__(self, imagined: Imagined) -> Tensor:
+        """See Term."""
+        there = self.embed(imagined.states)  # B x N x H x E
+        now = self.embed(self.state)[:, None, None].expand_as(there[:, :, :1])
+        leaps = torch.linalg.vector_norm(there - torch.cat([now, there[:, :, :-1]], 2), dim=-1) - LONGEST  # B x N x H
+        return self.weight * F.relu(leaps).cumsum(-1)
+
+
 @dataclass(frozen=True)
 class AvoidTerm:
     """The probability of being in places that are to be avoided, each the more so the more surely its labels hold."""

@@ -22,7 +22,17 @@ from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
-from hnet_vjepa.planning.costs import AvoidTerm, ClosestTerm, ControlTerm, GoalTerm, HabitTerm, Imagined, Term, total
+from hnet_vjepa.planning.costs import (
+    AvoidTerm,
+    ClosestTerm,
+    ControlTerm,
+    GoalTerm,
+    HabitTerm,
+    Imagined,
+    LeapTerm,
+    Term,
+    total,
+)
 from hnet_vjepa.planning.limits import limits_of
 from hnet_vjepa.planning.objectives import (
     AllObjective,
@@ -124,6 +134,7 @@ class WorldModelPlanner:
     def hasten(self) -> None:
         """Trace what a plan for one query with the usual settings does most (half a second). Weights are fixed then."""
         self._model.requires_grad_(False)
+        self._model.world_model.steps.fold()
         camera, plan, state = self._card.camera, self._model.config.plan, self._card.state_shape
         dims, proposed = len(self._robot.action.active), min(plan.proposals, plan.candidates - 1)
 
@@ -244,11 +255,11 @@ class WorldModelPlanner:
         cost = queries[0].cost
         aim, avoid = self._aim(queries, now, objective, search), self._avoid(cost)
         terms = self._terms(queries, GoalTerm(aim), avoid)
-        habit = self._habit(now, aim)
-        terms += [] if habit is None else [habit]
+        told = len(terms)
+        terms += self._credible(now, aim)
         found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
         # The search has told the energies of the goal where it minimised these and nothing else.
-        if aim is objective and cost == Cost() and habit is None:
+        if aim is objective and cost == Cost() and len(terms) == told:
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
         return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
 
@@ -420,12 +431,15 @@ class WorldModelPlanner:
         places = torch.tensor([[float(label in place) for label in self._card.labels] for place in cost.avoid])
         return AvoidTerm(cost.avoid_weight, self._model.probe, places)
 
-    def _habit(self, now: _Present, objective: Objective) -> HabitTerm | None:
-        """What it costs to do what recorded episodes did not; None where that has no weight or nothing to go by."""
-        weight, world = self._model.config.plan.habit, self._model.world_model
-        if not weight or objective.aim is None:
-            return None
-        return HabitTerm(weight, world.proposal, self._to_model, now.state, now.before, now.acted, objective.aim)
+    def _credible(self, now: _Present, objective: Objective) -> list[Term]:
+        """What it costs to do what recorded episodes did not, and to imagine leaps, where that has a weight."""
+        plan, world, terms = self._model.config.plan, self._model.world_model, list[Term]()
+        if plan.habit and objective.aim is not None:
+            past = now.state, now.before, now.acted
+            terms.append(HabitTerm(plan.habit, world.proposal, self._to_model, *past, objective.aim))
+        if plan.leaps and objective.aim is not None:
+            terms.append(LeapTerm(plan.leaps, world.steps.embed, now.state))
+        return terms
 
     def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
         """What plans cost; the queries have the same cost."""

@@ -6,12 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnet_vjepa.config import PhaseName
+from hnet_vjepa.config import PhaseName, Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
-from hnet_vjepa.losses.coarse import coarse_loss
-from hnet_vjepa.losses.proposal import proposal_loss
-from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
@@ -27,14 +24,15 @@ class Action:
     labels keep their meaning while the state under them moves, and never shape what image goals are measured with.
     """
 
-    name: PhaseName = "action"
+    name: Stage = "action"
 
     def __init__(self, rehearse: tuple[PhaseName, ...] = ()) -> None:
         self.rehearse = rehearse
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """World model, backbone unless frozen, and the heads that are rehearsed."""
-        modules: list[nn.Module] = [model.world_model]
+        """Read-out, dynamics, inverse dynamics, backbone unless frozen, and the heads that are rehearsed."""
+        world = model.world_model
+        modules: list[nn.Module] = [world.readout, world.dynamics, world.inverse]
         if not model.config.action.frozen_encoder:
             modules.append(model.backbone)
         if model.config.action.rehearsal and "language" in self.rehearse:
@@ -70,17 +68,6 @@ class Action:
         }
         read = world.inverse(before, now, after)
         losses["inverse"] = config.inverse * (read - actions.flatten(0, 1)).square().mean()
-        # On detached states: what a step is follows from the representation and does not shape it.
-        losses["steps"] = temporal_distance_loss(world.steps.embed(states.detach()))
-        # So is what was done on the way to what was reached.
-        with torch.no_grad():
-            later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
-        pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
-        losses["proposal"] = proposal_loss(world.proposal, states.detach(), batch.actions, later, pick)
-        # And where several steps lead.
-        if world.coarse is not None:
-            clip = states.detach()
-            losses["coarse"] = coarse_loss(world.coarse, clip[:, 0], clip[:, -1], batch.keys)
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
         rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d

@@ -26,7 +26,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.collapse import Spread, Watch, Watched
 from hnet_vjepa.trainers.encoded import encode_once
-from hnet_vjepa.trainers.phase import Phase
+from hnet_vjepa.trainers.phase import Phase, Prepares
 from hnet_vjepa.utils.distrib import make_accelerator, world_size
 from hnet_vjepa.utils.files import directory_atomic, disk_errors, write_bytes_atomic, write_json_atomic
 from hnet_vjepa.utils.runtime import choose_precision
@@ -43,6 +43,10 @@ class Outcome:
     steps: int
     seconds: float
     metrics: dict[str, float]
+
+    def then(self, other: Outcome) -> Outcome:
+        """Both one after the other."""
+        return Outcome(self.steps + other.steps, self.seconds + other.seconds, self.metrics | other.metrics)
 
 
 class _PhaseLoss(nn.Module):
@@ -117,6 +121,8 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     first, seconds = _resume(folder, model, optimizer, trained, origin)
     model.to(accelerator.device).eval()
+    if isinstance(phase, Prepares):
+        phase.prepare(model, store)
     if encode_once(model, sampler) and progress and accelerator.is_main_process:
         print(f"{phase.name}: the backbone does not learn, so every frame was encoded once", flush=True)
     model.train()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnet_vjepa.config import PhaseName
+from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.contrastive import nt_xent
@@ -42,7 +42,7 @@ def language_loss(
 class Language:
     """NT-Xent + energy on frozen chunks; trains the state's read-out, the projection and the text tower."""
 
-    name: PhaseName = "language"
+    name: Stage = "language"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Read-out of the planning state, projection, text tower."""

@@ -1,12 +1,12 @@
-"""What a training phase says to the one loop: which modules it trains, its loss, and the metric that judges it."""
+"""What a training phase, or half of one, says to the one loop: the modules it trains, its loss, what judges it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from hnet_vjepa.config import PhaseName
+from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
@@ -15,7 +15,7 @@ from hnet_vjepa.models.model import HNetVJEPA
 class Phase(Protocol):
     """One training phase. Everything else (optimiser, schedule, checkpoint, resume, logging) is the engine's."""
 
-    name: PhaseName
+    name: Stage
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """The modules that this phase trains; all others are frozen."""
@@ -35,4 +35,13 @@ class Phase(Protocol):
 
     def ready(self, store: EpisodeStore) -> str | None:
         """Why this data can not train the phase, or None when it can."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A phase that looks at the data before its first step."""
+
+    def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
+        """Set what is no parameter; the same whenever it is done with the same weights."""
         ...

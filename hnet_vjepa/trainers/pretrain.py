@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnet_vjepa.config import PhaseName
+from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.auxiliaries import assignment_entropy, boundary_loss, ratio_loss
@@ -72,7 +72,7 @@ def content(tokens: Tensor) -> Tensor:
 class Pretrain:
     """Masked prediction of chunks against an EMA target, with VICRegL and the routing regularisers."""
 
-    name: PhaseName = "pretrain"
+    name: Stage = "pretrain"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Backbone, predictor, and the dechunker when reconstruction is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnet_vjepa.config import PhaseName
+from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
@@ -30,7 +30,7 @@ def probe_loss(model: HNetVJEPA, read: Tensor, labels: Tensor) -> dict[str, Tens
 class Probe:
     """BCE on an attentive probe over the frozen planning state."""
 
-    name: PhaseName = "probe"
+    name: Stage = "probe"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """The probe alone."""

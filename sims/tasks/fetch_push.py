@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import disturbed
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
@@ -22,11 +23,15 @@ LOW, HIGH = 0.42, 0.5  # heights of the gripper in metres: fingers just above th
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL * STEP, name="front")
 VIEW = View(look_at=(1.37, 0.75, 0.42), distance=0.74, azimuth=180.0, elevation=-55.0)
 
+PURPOSE = 0.9  # share of the episodes with one goal
 TOUCH = 0.04  # metres between the middles of cube and fingers when they touch side to side
 STAND = 0.075  # metres behind the cube's middle from where a push begins
 CLEAR = 0.055  # metres from the cube's middle at which the fingers pass it by
 STOP = 0.01  # metres from its goal at which the cube is left alone
 EASE, SLOWEST, FASTEST = 0.4, 0.012, 0.06  # share of what is left to push in one action, and its bounds in metres
+ACTION = ActionSpec(
+    low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0), high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 0.0), active=(0, 1, 2)
+)
 
 
 class FetchPush(FetchCube):
@@ -92,6 +97,14 @@ def _inside(cube: NDArray[np.floating[Any]], margin: float) -> bool:
 
 
 def data_policy(rng: np.random.Generator) -> Controller:
+    """Return a controller that pushes the cube to one place, disturbed, or that does one thing after another.
+
+    Who goes on to something else before the cube is there shows the way to nothing, so most episodes have one goal.
+    """
+    return disturbed(controller(sample_goal(rng)), ACTION, rng) if rng.random() < PURPOSE else _mixture(rng)
+
+
+def _mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, with noise: push, sweep, wander, rest.
 
     It pushes the cube towards random places, sweeps through where the cube is from wherever the gripper happens to be
@@ -151,9 +164,7 @@ TASK = Task(
     name="fetch-push",
     description="Fetch arm: push a cube over the table to a place (FetchPush-v4)",
     licence="MIT (gymnasium-robotics, with the robot model it ships)",
-    action=ActionSpec(
-        low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0), high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 0.0), active=(0, 1, 2)
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=CUBE_STATES,
     open=FetchPush,

@@ -8,7 +8,7 @@ import numpy as np
 
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
-from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, draw, mixture, placing, start
+from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, draw, placing, purposeful, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(0.0, 0.72, 0.12), distance=0.62, azimuth=155.0, elevation=-38.0)
@@ -16,6 +16,7 @@ STARTS: Box = ((-0.1, 0.6, 0.02), (0.1, 0.7, 0.02))  # of the puck, obj_low and 
 GOALS: Box = ((-0.1, 0.8, 0.02), (0.1, 0.9, 0.02))  # goal_low and goal_high; Meta-World sets the height to the puck's
 HANDS: Box = ((-0.08, 0.55, 0.1), (0.08, 0.68, 0.2))  # about (0, 0.6, 0.15), where Meta-World starts
 TABLE: Box = ((-0.13, 0.58, 0.02), (0.13, 0.92, 0.02))  # where collected episodes push the puck to
+SPEC = action_spec(gripper=True)
 ROOM: Box = ((-0.13, 0.55, 0.015), (0.13, 0.92, 0.15))  # and the hand wanders
 HOVER = 0.1  # metres above the table at which the fingers pass over the puck
 LOW = 0.02  # at which they take it
@@ -58,7 +59,7 @@ TASK = Task(
     name="meta-world-push",
     description="Sawyer arm: take a puck and push it to another place on the table (Meta-World push-v3)",
     licence=LICENCE,
-    action=action_spec(gripper=True),
+    action=SPEC,
     camera=CAMERA,
     states=(
         "puck x [m]",
@@ -70,7 +71,7 @@ TASK = Task(
         "gap between the fingers (m)",
     ),
     open=partial(MetaWorld, Setup("push-v3", VIEW, gripper=True)),
-    data_policy=partial(mixture, _skill, ROOM, True),
+    data_policy=partial(purposeful, _skill, ROOM, SPEC),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

@@ -1,0 +1,69 @@
+"""The second half of phase 4: what is learnt on the planning states that the first half leaves, and moves no more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hnet_vjepa.config import Stage
+from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.coarse import coarse_loss
+from hnet_vjepa.losses.proposal import proposal_loss
+from hnet_vjepa.losses.temporal import temporal_distance_loss
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.trainers.measure import proposal_error, sampled_states
+
+WHITENED = 6000  # pictures that the whitening is fitted on, for a few hundred directions
+
+
+class Heads:
+    """Temporal distance, proposal and coarse model.
+
+    None of them shapes the states that it is learnt on, so they wait until these stand still: small differences of
+    states, which are all that tells some goals apart, are learnt late, and not at all while everything drifts. Frames
+    are encoded once, so a step costs a fraction of one of the first half.
+    """
+
+    name: Stage = "heads"
+
+    def modules(self, model: HNetVJEPA) -> list[nn.Module]:
+        """Those of the world model that plans are led by."""
+        world = model.world_model
+        coarse: list[nn.Module] = [] if world.coarse is None else [world.coarse]
+        return [world.steps, world.proposal, *coarse]
+
+    def ema(self, model: HNetVJEPA) -> float | None:
+        """No target."""
+        return None
+
+    def ready(self, store: EpisodeStore) -> str | None:
+        """Whatever the first half was trained on will do."""
+        return None
+
+    def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
+        """Fit the whitening that the temporal distance looks through, unless it has learnt to look through one."""
+        if model.world_model.steps.whitening.fitted:
+            return
+        features, _ = sampled_states(model, store, chunks=False, limit=WHITENED)
+        whitening = model.world_model.steps.whitening
+        whitening.fit(torch.from_numpy(features["train"]).to(whitening.mean.device))
+
+    def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
+        """How far apart states are, what was done on the way to what was reached, and where several steps lead."""
+        world = model.world_model
+        with torch.no_grad():
+            states = model.states_of(batch.video)  # B x T x S x d
+            later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
+        pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
+        losses = {
+            "steps": temporal_distance_loss(world.steps.embed(states)),
+            "proposal": proposal_loss(world.proposal, states, batch.actions, later, pick),
+        }
+        if world.coarse is not None:
+            losses["coarse"] = coarse_loss(world.coarse, states[:, 0], states[:, -1], batch.keys)
+        return losses
+
+    def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+        """How far proposed actions are from those that were done, beside always proposing the mean."""
+        return proposal_error(model, store)
