@@ -41,7 +41,8 @@ ADDED = (
     "exported_from",
     "success",
 )  # older manifests have not these; where empty they are not hashed
-FOLDED = "world_model.steps.whitening."  # weights that exported and older checkpoints have not, and do without
+# Weights that exported and older checkpoints have not, and do without.
+FOLDED = ("world_model.steps.whitening.", "world_model.proposal.whitening.")
 
 
 class PhaseRecord(BaseModel):

@@ -27,7 +27,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     """Write ``checkpoint`` for planning only into the directory ``out`` and return ``out``.
 
     Left out are the EMA target, the predictor of masked chunks, the dechunker, and the heads of phases that were not
-    trained; the temporal distance's whitening becomes part of its first layer. An earlier export in ``out`` is
+    trained; whitenings become part of the layers that follow. An earlier export in ``out`` is
     replaced, and the card that was written of it. Raises UserError when ``checkpoint`` can not plan or ``out`` holds
     anything else.
     """
@@ -39,7 +39,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     left_out = (*TRAINING_ONLY, *(m for phase, heads in HEADS.items() if phase not in trained for m in heads))
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})
-    loaded.model.world_model.steps.fold()
+    loaded.model.world_model.fold()
     weights = {
         n: stored(tensor)
         for n, tensor in loaded.model.state_dict().items()

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from hnet_vjepa.models.proposal import Proposal
 from hnet_vjepa.models.temporal_distance import TemporalDistance
-from hnet_vjepa.models.whitening import RIDGE, Whitening
+from hnet_vjepa.models.whitening import Whitening
 
 
 def rows(count: int = 4000) -> torch.Tensor:
@@ -17,11 +18,11 @@ def rows(count: int = 4000) -> torch.Tensor:
 
 
 def test_what_was_shown_comes_out_white_but_for_the_ridge() -> None:
-    whitening, given = Whitening(5), rows()
+    whitening, given = Whitening(5, 0.05), rows()
     whitening.fit(given)
     out = whitening(given).double().numpy()
     spread = np.cov(given.double().numpy().T, bias=True)
-    factor = np.linalg.inv(np.linalg.cholesky(spread + RIDGE * np.eye(5)))
+    factor = np.linalg.inv(np.linalg.cholesky(spread + 0.05**2 * np.eye(5)))
     np.testing.assert_allclose(np.cov(out.T, bias=True), factor @ spread @ factor.T, atol=1e-3)
     np.testing.assert_allclose(out.mean(0), 0, atol=1e-3)
     assert np.linalg.cond(np.cov(given.numpy().T)) > 1e5
@@ -30,11 +31,11 @@ def test_what_was_shown_comes_out_white_but_for_the_ridge() -> None:
 
 def test_before_it_is_fitted_nothing_changes() -> None:
     x = torch.randn(3, 2, 5)
-    assert torch.equal(Whitening(5)(x), x)
+    assert torch.equal(Whitening(5, 0.05)(x), x)
 
 
 def test_directions_that_never_vary_stay_finite() -> None:
-    whitening = Whitening(3)
+    whitening = Whitening(3, 0.05)
     whitening.fit(torch.tensor([[1.0, 2.0, 3.0]]).expand(10, 3))
     assert torch.isfinite(whitening(torch.randn(4, 3))).all()
 
@@ -54,8 +55,22 @@ def test_a_folded_distance_is_the_same_distance(fitted: bool) -> None:
     torch.testing.assert_close(steps(a, b), before, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_folded_proposal_is_the_same_proposal(fitted: bool) -> None:
+    torch.manual_seed(0)
+    proposal = Proposal(5, 1, 2, 16)
+    if fitted:
+        proposal.whitening.fit(rows())
+    state, before, goal = rows(30).view(3, 10, 1, 5)
+    acted = torch.randn(10, 2)
+    expected = proposal(state, before, acted, goal)
+    proposal.fold()
+    for found, wanted in zip(proposal(state, before, acted, goal), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_half_precision_around_it_does_not_reach_what_is_small() -> None:
-    whitening, given = Whitening(5), rows()
+    whitening, given = Whitening(5, 0.05), rows()
     whitening.fit(given)
     with torch.autocast("cpu", torch.bfloat16):
         found = whitening(given)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hnet_vjepa.models.whitening import Whitening
+
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # state, the one before, the last action, action -> next
 LOG_STD = (-3.0, 0.5)  # of normalised actions
+RIDGE = 0.5  # see Whitening: with less it learns by heart, with more it does not see where a small object is
 
 
 class Proposal(nn.Module):
@@ -16,11 +19,13 @@ class Proposal(nn.Module):
 
     Learnt from what recorded episodes did on the way to what they later showed (hindsight, Andrychowicz et al. 2017;
     goal-conditioned imitation, Ghosh et al. 2021). A search that begins with it need not find by chance what takes
-    several right actions in a row, such as going round a cube to push it.
+    several right actions in a row, such as going round a cube to push it. It sees states whitened, with ``whitening``
+    fitted to them first.
     """
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
         super().__init__()
+        self.whitening = Whitening(slots * state_dim, RIDGE)
         self.mlp = nn.Sequential(
             nn.Linear(3 * slots * state_dim + action_dim, width),
             nn.GELU(),
@@ -33,9 +38,15 @@ class Proposal(nn.Module):
 
     def forward(self, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """States ... x S x d (now, a step before, wanted), last action ... x A -> mean and log deviation, ... x A."""
-        seen = torch.cat([state, state - before, goal], -1).flatten(-2)  # ... x 3Sd
-        mean, log_std = self.mlp(torch.cat([seen, acted], -1)).chunk(2, -1)
+        now, past, there = (self.whitening(x.flatten(-2)) for x in (state, before, goal))  # ... x Sd
+        mean, log_std = self.mlp(torch.cat([now, now - past, there, acted], -1)).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
+
+    def fold(self) -> None:
+        """Make the whitening part of the first layer: the same proposals, at less cost, and no learning any more."""
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        self.whitening.fold(first, places=3, motions=(1,))
 
 
 def propose(

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from hnet_vjepa.models.whitening import Whitening
 
+RIDGE = 0.05  # see Whitening: folded arms differ in what has a deviation of 0.1
+
 
 class TemporalDistance(nn.Module):
     """d(x, y) = |phi(x) - phi(y)|, in control steps.
@@ -22,7 +24,7 @@ class TemporalDistance(nn.Module):
 
     def __init__(self, state_dim: int, slots: int, width: int = 256, embedding: int = 32) -> None:
         super().__init__()
-        self.whitening = Whitening(slots * state_dim)
+        self.whitening = Whitening(slots * state_dim, RIDGE)
         self.mlp = nn.Sequential(
             nn.Linear(slots * state_dim, width),
             nn.GELU(),

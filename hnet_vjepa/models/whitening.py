@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RIDGE = 0.05**2  # variance below which a direction is noise; a number of a planning state has about 1
-
 
 class Whitening(nn.Module):
-    """``L^-1 (x - mean)`` with ``L L^T = covariance + 0.05^2 I`` (Cholesky whitening; Kessy et al. 2018).
+    """``L^-1 (x - mean)`` with ``L L^T = covariance + ridge^2 I`` (Cholesky whitening; Kessy et al. 2018).
 
     Of the 288 directions of a planning state three can hold nine tenths of the variance, and what lies in the others a
     network learns late or never: that an arm is folded to the other side. Before ``fit`` x stays as it is.
+
+    ``ridge``: deviation below which a direction is noise; a number of a planning state has about 1.
     """
 
     mean: Tensor
     matrix: Tensor
     fitted: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, ridge: float) -> None:
         super().__init__()
+        self.ridge = ridge
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("matrix", torch.zeros(size, size))  # L^-1
         self.register_buffer("fitted", torch.tensor(False))
@@ -32,7 +35,7 @@ class Whitening(nn.Module):
         rows = rows.double()
         centred = rows - rows.mean(0)
         unit = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        lower = torch.linalg.cholesky(centred.T @ centred / len(rows) + RIDGE * unit)
+        lower = torch.linalg.cholesky(centred.T @ centred / len(rows) + self.ridge**2 * unit)
         self.mean.copy_(rows.mean(0))
         self.matrix.copy_(torch.linalg.solve_triangular(lower, unit, upper=False))
         self.fitted.fill_(True)
@@ -45,11 +48,18 @@ class Whitening(nn.Module):
             return F.linear(x.float() - self.mean, self.matrix)
 
     @torch.no_grad()
-    def fold(self, layer: nn.Linear) -> None:
-        """Make this part of the ``layer`` that follows, and leave nothing to do here."""
-        if self.fitted:
-            layer.weight.copy_(layer.weight @ self.matrix)
-            assert layer.bias is not None
-            layer.bias.sub_(layer.weight @ self.mean)
-            for buffer in self.buffers():
-                buffer.zero_()
+    def fold(self, layer: nn.Linear, places: int = 1, motions: Sequence[int] = ()) -> None:
+        """Make this part of the ``layer`` that follows, and leave nothing to do here.
+
+        The layer's first inputs are ``places`` whitened states, of which those numbered in ``motions`` are differences
+        of two, which have no mean; whatever comes after them is left as it is.
+        """
+        if not self.fitted:
+            return
+        assert layer.bias is not None
+        for place, weight in enumerate(layer.weight[:, : places * len(self.mean)].split(len(self.mean), 1)):
+            weight.copy_(weight @ self.matrix)
+            if place not in motions:
+                layer.bias.sub_(weight @ self.mean)
+        for buffer in self.buffers():
+            buffer.zero_()

@@ -130,6 +130,11 @@ class WorldModel(nn.Module):
         self.proposal = Proposal(config.state_dim, slots, action_dim, config.proposal_width)
         self.coarse = Coarse(config.state_dim, slots, config.code) if config.code else None
 
+    def fold(self) -> None:
+        """Make every whitening part of the layer that follows it: the same numbers for less, and no learning more."""
+        self.steps.fold()
+        self.proposal.fold()
+
 
 def _dynamics(slots: int, action_dim: int, config: WorldModelConfig, trained_steps: int) -> nn.Module:
     dim, depth = config.state_dim, config.depth

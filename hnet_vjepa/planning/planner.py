@@ -134,7 +134,7 @@ class WorldModelPlanner:
     def hasten(self) -> None:
         """Trace what a plan for one query with the usual settings does most (half a second). Weights are fixed then."""
         self._model.requires_grad_(False)
-        self._model.world_model.steps.fold()
+        self._model.world_model.fold()
         camera, plan, state = self._card.camera, self._model.config.plan, self._card.state_shape
         dims, proposed = len(self._robot.action.active), min(plan.proposals, plan.candidates - 1)
 

@@ -14,7 +14,7 @@ from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.measure import proposal_error, sampled_states
 
-WHITENED = 6000  # pictures that the whitening is fitted on, for a few hundred directions
+WHITENED = 6000  # pictures that whitenings are fitted on, for a few hundred directions
 
 
 class Heads:
@@ -42,12 +42,13 @@ class Heads:
         return None
 
     def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
-        """Fit the whitening that the temporal distance looks through, unless it has learnt to look through one."""
-        if model.world_model.steps.whitening.fitted:
-            return
-        features, _ = sampled_states(model, store, chunks=False, limit=WHITENED)
-        whitening = model.world_model.steps.whitening
-        whitening.fit(torch.from_numpy(features["train"]).to(whitening.mean.device))
+        """Fit the whitenings that temporal distance and proposal see through, unless they have learnt to already."""
+        world = model.world_model
+        fresh = [w for w in (world.steps.whitening, world.proposal.whitening) if not w.fitted]
+        if fresh:
+            features, _ = sampled_states(model, store, chunks=False, limit=WHITENED)
+            for whitening in fresh:
+                whitening.fit(torch.from_numpy(features["train"]).to(whitening.mean.device))
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """How far apart states are, what was done on the way to what was reached, and where several steps lead."""
