@@ -70,9 +70,9 @@ RECIPES: dict[str, Recipe] = {
     "meta-world-button-press": Recipe("meta_world_object"),
     "meta-world-door-open": Recipe("meta_world_object"),
     "meta-world-push": Recipe("fetch_push", 2500),
-    "fetch-pick-and-place": Recipe("fetch_push", 2000),
+    "fetch-pick-and-place": Recipe("fetch_push", 1500),
     "pusher": Recipe("fetch_push", 1000),
-    "panda-pick": Recipe("fetch_push", 1500),
+    "panda-pick": Recipe("fetch_push", 1000),
 }
 
 

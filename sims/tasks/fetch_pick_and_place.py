@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import disturbed
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
@@ -31,13 +30,6 @@ GRASP = 0.015  # metres between cube and gripper at which it closes
 ABOVE = 0.08  # metres above the cube from where the gripper comes down
 FASTEST = 0.06  # metres that the gripper moves in one action when it sweeps or wanders
 HOLDING = 0.7  # opening below which fingers that are around the cube hold it
-PURPOSE = 0.9  # share of the episodes with one goal
-ACTION = ActionSpec(
-    low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
-    high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
-    active=(0, 1, 2, 6),
-    absolute=(6,),
-)
 
 
 class FetchPickAndPlace(FetchCube):
@@ -123,11 +115,6 @@ def controller(goal: State) -> Controller:
 
 
 def data_policy(rng: np.random.Generator) -> Controller:
-    """Return a controller that brings the cube to one place, disturbed, or that does one thing after another."""
-    return disturbed(controller(sample_goal(rng)), ACTION, rng) if rng.random() < PURPOSE else _mixture(rng)
-
-
-def _mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, with noise: carry, let go, sweep, wander, rest.
 
     It carries the cube to random places on the table and in the air, opens the gripper wherever it is, sweeps through
@@ -196,7 +183,12 @@ TASK = Task(
     name="fetch-pick-and-place",
     description="Fetch arm: grasp a cube and hold it in the air or lay it down elsewhere (FetchPickAndPlace-v4)",
     licence="MIT (gymnasium-robotics, with the robot model it ships)",
-    action=ACTION,
+    action=ActionSpec(
+        low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
+        high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
+        active=(0, 1, 2, 6),
+        absolute=(6,),
+    ),
     camera=CAMERA,
     states=(*CUBE_STATES, "gripper opening"),
     open=FetchPickAndPlace,

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import disturbed
 from sims.language import Placement
 from sims.rendering import HIDDEN_GROUP, View, backend
 from sims.scene import Scene
@@ -42,7 +41,6 @@ CAMERA = CameraSpec(height=64, width=64, dt=STEP, name="front")
 VIEW = View(look_at=(0.4, 0.0, 0.15), distance=0.58, azimuth=180.0, elevation=-30.0)
 TABLE_COLOUR, CUBE_COLOUR, PAD_COLOUR = (0.6, 0.48, 0.35, 1.0), (0.85, 0.08, 0.08, 1.0), (0.1, 0.3, 1.0, 1.0)
 
-PURPOSE = 0.9  # share of the episodes with one goal
 PICKING = Picking(LOW, HIGH, lying=LYING, lowest=ABOVE[0], highest=ABOVE[1], holding=(0.25, 0.6))
 
 
@@ -64,14 +62,6 @@ def dress_gripper(model: Any, prefix: str) -> None:
     floor = model.geom("floor").id
     model.geom_matid[floor], model.geom_rgba[floor] = -1, TABLE_COLOUR
     model.geom_size[floor, 2] = 1  # metres between the corners of what a plane is drawn with
-
-
-ACTION = ActionSpec(
-    low=(-REACH, -REACH, -REACH, 0.0, 0.0, 0.0, 0.0),
-    high=(REACH, REACH, REACH, 0.0, 0.0, 0.0, 1.0),
-    active=(0, 1, 2, 6),
-    absolute=(6,),
-)
 
 
 class PandaPick:
@@ -186,12 +176,7 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
 
 
 def data_policy(rng: np.random.Generator) -> Controller:
-    """Return a controller that brings the cube to one place, disturbed, or that does one thing after another.
-
-    That is: it carries the cube, lets go of it, sweeps it aside, wanders and rests, with noise.
-    """
-    if rng.random() < PURPOSE:
-        return disturbed(controller(sample_goal(rng)), ACTION, rng)
+    """Return a controller that carries the cube, lets go of it, sweeps it aside, wanders and rests, with noise."""
     return noisy(PICKING.behave(rng, sample_goal), _move, rng, REACH)
 
 
@@ -212,7 +197,12 @@ TASK = Task(
     name="panda-pick",
     description="Franka arm: grasp a cube and hold it at a place in the air (gym_hil/PandaPickCubeBase-v0)",
     licence="Apache-2.0 (gym-hil, with the robot models it ships)",
-    action=ACTION,
+    action=ActionSpec(
+        low=(-REACH, -REACH, -REACH, 0.0, 0.0, 0.0, 0.0),
+        high=(REACH, REACH, REACH, 0.0, 0.0, 0.0, 1.0),
+        active=(0, 1, 2, 6),
+        absolute=(6,),
+    ),
     camera=CAMERA,
     states=(
         *(f"cube {axis} [m]" for axis in "xyz"),
