@@ -29,7 +29,15 @@ FROZEN, PREFIX, VECTOR = "slots, MLP step, encoder frozen", "slots, all steps in
 def small(tmp_path_factory: pytest.TempPathFactory) -> study.Study:
     path = tmp_path_factory.mktemp("config") / "toy.yaml"
     path.write_text(yaml.safe_dump(toy.config().model_dump(mode="json")))
-    short = {**study.SHORT, "pretrain.steps": 2, "action.steps": 2, "action.batch_size": 4, "plan.horizon": 2}
+    short = {
+        **study.SHORT,
+        "pretrain.steps": 2,
+        "action.steps": 2,
+        "action.batch_size": 4,
+        "heads.steps": 2,
+        "heads.batch_size": 4,
+        "plan.horizon": 2,
+    }
     return study.Study(TASK, 4.0, str(path), {**short, "plan.candidates": 8}, pairs=3)
 
 
@@ -57,7 +65,7 @@ def test_variants_start_from_one_pretraining_and_differ_in_what_they_say(
     assert list(kinds.values()) == [flat, Dynamics, PrefixDynamics, flat, flat]
     for variant, found in trained.items():
         assert found.manifest.phases[-1].started_from == shared.fingerprint
-        assert found.manifest.phases[-1].steps == 2
+        assert found.manifest.phases[-1].steps == 2 + 2  # and as many of its second half
         weights = zip(found.model.backbone.encoder.parameters(), begun.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in weights) == (variant == FROZEN)
     model = trained[VECTOR].model

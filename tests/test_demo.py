@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = {"pretrain": 4, "language": 2, "probe": 2, "action": 6}
+FEW = {"pretrain": 4, "language": 2, "probe": 2, "action": 6, "heads": 3}
 
 
 def demo(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def test_the_whole_loop(tmp_path: Path) -> None:
     assert "Chunks of one rollout" in page and "Training: losses" in page
 
     trained = json.loads((out / "training" / "pipeline.json").read_text())["phases"]
-    assert {name: phase["steps"] for name, phase in trained.items()} == FEW
+    assert {n: p["steps"] for n, p in trained.items()} == {"pretrain": 4, "language": 2, "probe": 2, "action": 6 + 3}
     port = re.search(r"listening on http://127.0.0.1:(\d+)", (out / "service.log").read_text())
     assert port
     with socket.socket() as client:

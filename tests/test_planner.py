@@ -71,7 +71,8 @@ def test_the_reported_energies_are_those_of_imagining_the_reported_actions(toy_r
     assert asked.previous_actions is not None
     [result] = WorldModelPlanner(checkpoint).plan([asked])
     assert isinstance(asked.goal, ImageGoal)
-    plan, phi = model.config.plan, model.world_model.steps.mlp
+    plan, steps = model.config.plan, model.world_model.steps
+    phi = lambda states: steps.mlp((states - steps.whitening.mean) @ steps.whitening.matrix.T)  # noqa: E731
     assert plan.latent > 0 and plan.steps > 0
     with torch.no_grad():
         video = torch.from_numpy(asked.frames[None]).float() / 127.5 - 1

@@ -50,6 +50,7 @@ SHORT: dict[str, Any] = {
     "pretrain.steps": 120,
     "pretrain.clip_frames": 3,
     "action.steps": 150,
+    "heads.steps": 300,
     "action.batch_size": 24,
     "action.clip_frames": 6,
     "plan.candidates": 32,
