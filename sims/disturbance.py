@@ -7,17 +7,18 @@ import numpy as np
 from hnet_vjepa.specs import ActionSpec
 from sims.task import Action, Controller, State
 
+PURPOSE = 0.9  # share of the episodes, of tasks with an object, that have one goal
 NOISE = (0.03, 0.09, 0.22)  # deviations that an episode may have, in shares of the largest action
 KICKS = 0.06  # how often an action begins a kick
 HARDEST = 0.75  # of a kick, in shares of the largest action
 LONGEST = 3  # actions that a kick lasts
 
 
-def disturbed(script: Controller, spec: ActionSpec, rng: np.random.Generator, hardest: float = HARDEST) -> Controller:
+def disturbed(script: Controller, spec: ActionSpec, rng: np.random.Generator) -> Controller:
     """Return ``script`` with noise in its actions, one amount for all of an episode, and a kick now and then.
 
     Noise in what a teacher does shows a learner the states that its own errors will lead to, with what is right there
-    (Laskey et al. 2017, DART). ``hardest``: of a kick.
+    (Laskey et al. 2017, DART).
     """
     half = (np.array(spec.high) - np.array(spec.low)) / 2
     noise, kick, left = float(rng.choice(NOISE)), np.zeros(spec.dim), 0
@@ -25,7 +26,7 @@ def disturbed(script: Controller, spec: ActionSpec, rng: np.random.Generator, ha
     def act(state: State) -> Action:
         nonlocal kick, left
         if left == 0 and rng.random() < KICKS:
-            left, kick = int(rng.integers(1, LONGEST + 1)), rng.uniform(-hardest, hardest, spec.dim)
+            left, kick = int(rng.integers(1, LONGEST + 1)), rng.uniform(-HARDEST, HARDEST, spec.dim)
         action = script(state) + half * rng.normal(0, noise, spec.dim)
         if left:
             left, action = left - 1, action + half * kick

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import disturbed
+from sims.disturbance import PURPOSE, disturbed
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
@@ -23,7 +23,6 @@ LOW, HIGH = 0.42, 0.5  # heights of the gripper in metres: fingers just above th
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL * STEP, name="front")
 VIEW = View(look_at=(1.37, 0.75, 0.42), distance=0.74, azimuth=180.0, elevation=-55.0)
 
-PURPOSE = 0.9  # share of the episodes with one goal
 TOUCH = 0.04  # metres between the middles of cube and fingers when they touch side to side
 STAND = 0.075  # metres behind the cube's middle from where a push begins
 CLEAR = 0.055  # metres from the cube's middle at which the fingers pass it by

@@ -16,8 +16,8 @@ STARTS: Box = ((-0.1, 0.6, 0.02), (0.1, 0.7, 0.02))  # of the puck, obj_low and 
 GOALS: Box = ((-0.1, 0.8, 0.02), (0.1, 0.9, 0.02))  # goal_low and goal_high; Meta-World sets the height to the puck's
 HANDS: Box = ((-0.08, 0.55, 0.1), (0.08, 0.68, 0.2))  # about (0, 0.6, 0.15), where Meta-World starts
 TABLE: Box = ((-0.13, 0.58, 0.02), (0.13, 0.92, 0.02))  # where collected episodes push the puck to
-SPEC = action_spec(gripper=True)
 ROOM: Box = ((-0.13, 0.55, 0.015), (0.13, 0.92, 0.15))  # and the hand wanders
+SPEC = action_spec(gripper=True)
 HOVER = 0.1  # metres above the table at which the fingers pass over the puck
 LOW = 0.02  # at which they take it
 BESIDE = 0.035  # at which they are low enough to close

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec
-from sims.disturbance import disturbed
+from sims.disturbance import PURPOSE, disturbed
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State
@@ -75,9 +75,6 @@ def start(objects: Box, hands: Box, simulation: Simulation, rng: np.random.Gener
     assert isinstance(simulation, MetaWorld)
     simulation.arrange(draw(objects, rng))
     go(simulation, HAND, draw(hands, rng), START_STEPS)
-
-
-PURPOSE = 0.9  # share of the episodes that do one thing from beginning to end
 
 
 def purposeful(
