@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hnet_vjepa.specs import ActionSpec
@@ -33,3 +35,17 @@ def disturbed(script: Controller, spec: ActionSpec, rng: np.random.Generator) ->
         return np.clip(action, spec.low, spec.high).astype(np.float32)
 
     return act
+
+
+def purposeful(
+    skill: Callable[[np.random.Generator], Controller],
+    mixture: Callable[[np.random.Generator], Controller],
+    spec: ActionSpec,
+    rng: np.random.Generator,
+) -> Controller:
+    """Return a controller for collecting that mostly does one thing, disturbed, and otherwise what ``mixture`` does.
+
+    ``skill(rng)`` makes a script that brings an object somewhere, ``mixture(rng)`` one that does one thing after
+    another: who goes on to something else before it is done shows the way to nothing, but more of what can happen.
+    """
+    return disturbed(skill(rng), spec, rng) if rng.random() < PURPOSE else mixture(rng)

@@ -6,13 +6,14 @@ fits into the few actions that a planner looks ahead. Physics and picture: see s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import PURPOSE, disturbed
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
@@ -21,7 +22,7 @@ from sims.tasks.fetch import CUBE_STATES, INTERVAL, LYING, MOST, RANGE, STEP, Fe
 CENTRE = np.array([1.3631, 0.7491])  # where the gripper is after a reset: the middle of cubes and goals, in metres
 LOW, HIGH = 0.42, 0.5  # heights of the gripper in metres: fingers just above the table, and above the cube
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL * STEP, name="front")
-VIEW = View(look_at=(1.37, 0.75, 0.42), distance=0.74, azimuth=180.0, elevation=-55.0)
+VIEW = View(look_at=(1.38, 0.75, 0.43), distance=0.63, azimuth=180.0, elevation=-63.0)
 
 TOUCH = 0.04  # metres between the middles of cube and fingers when they touch side to side
 STAND = 0.075  # metres behind the cube's middle from where a push begins
@@ -95,12 +96,8 @@ def _inside(cube: NDArray[np.floating[Any]], margin: float) -> bool:
     return bool((np.abs(cube[:2] - CENTRE) < RANGE + margin).all())
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
-    """Return a controller that pushes the cube to one place, disturbed, or that does one thing after another.
-
-    Who goes on to something else before the cube is there shows the way to nothing, so most episodes have one goal.
-    """
-    return disturbed(controller(sample_goal(rng)), ACTION, rng) if rng.random() < PURPOSE else _mixture(rng)
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
 
 
 def _mixture(rng: np.random.Generator) -> Controller:
@@ -167,7 +164,7 @@ TASK = Task(
     camera=CAMERA,
     states=CUBE_STATES,
     open=FetchPush,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, _mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

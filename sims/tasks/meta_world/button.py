@@ -10,11 +10,13 @@ from functools import partial
 
 import numpy as np
 
+from sims.disturbance import purposeful
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, mixture, placing, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
+SPEC = action_spec()
 VIEW = View(look_at=(0.0, 0.62, 0.12), distance=0.68, azimuth=178.0, elevation=-25.0)
 BOXES: Box = ((-0.1, 0.85, 0.115), (0.1, 0.9, 0.115))  # where the box stands, obj_low and obj_high of the environment
 HANDS: Box = ((-0.1, 0.42, 0.08), (0.1, 0.52, 0.2))  # about (0, 0.4, 0.15), where Meta-World starts
@@ -56,7 +58,7 @@ TASK = Task(
     name="meta-world-button-press",
     description="Sawyer arm: press a button (Meta-World button-press-v3)",
     licence=LICENCE,
-    action=action_spec(),
+    action=SPEC,
     camera=CAMERA,
     states=(
         "button x [m]",
@@ -68,7 +70,7 @@ TASK = Task(
         "button joint (m)",
     ),
     open=partial(MetaWorld, Setup("button-press-v3", VIEW, effort=1.0, stand="box", joint="btnbox_joint")),
-    data_policy=partial(mixture, _skill, ROOM, False),
+    data_policy=partial(purposeful, _skill, partial(mixture, _skill, ROOM, False), SPEC),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

@@ -6,11 +6,13 @@ from functools import partial
 
 import numpy as np
 
+from sims.disturbance import purposeful
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, Point, act, action_spec, mixture, placing, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
+SPEC = action_spec()
 VIEW = View(look_at=(-0.02, 0.65, 0.12), distance=0.95, azimuth=160.0, elevation=-42.0)
 FRAMES: Box = ((0.0, 0.85, 0.15), (0.1, 0.95, 0.15))  # where the frame stands, obj_low and obj_high of the environment
 HANDS: Box = ((-0.08, 0.53, 0.1), (0.08, 0.65, 0.25))  # about (0, 0.6, 0.15), where Meta-World starts
@@ -73,7 +75,7 @@ TASK = Task(
     name="meta-world-door-open",
     description="Sawyer arm: open a door (Meta-World door-open-v3)",
     licence=LICENCE,
-    action=action_spec(),
+    action=SPEC,
     camera=CAMERA,
     states=(
         "handle x [m]",
@@ -85,7 +87,7 @@ TASK = Task(
         "door angle (rad)",
     ),
     open=partial(MetaWorld, Setup("door-open-v3", VIEW, effort=1.0, stand="door", joint="doorjoint")),
-    data_policy=partial(mixture, _skill, ROOM, False),
+    data_policy=partial(purposeful, _skill, partial(mixture, _skill, ROOM, False), SPEC),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

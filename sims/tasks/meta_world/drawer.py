@@ -9,11 +9,13 @@ from functools import partial
 
 import numpy as np
 
+from sims.disturbance import purposeful
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, mixture, placing, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
+SPEC = action_spec()
 VIEW = View(look_at=(0.0, 0.7, 0.12), distance=0.72, azimuth=150.0, elevation=-35.0)
 CASES: Box = ((-0.1, 0.9, 0.0), (0.1, 0.9, 0.0))  # where the case stands, obj_low and obj_high of the environment
 HANDS: Box = ((-0.08, 0.55, 0.1), (0.08, 0.65, 0.2))  # about (0, 0.6, 0.15), where Meta-World starts
@@ -60,7 +62,7 @@ TASK = Task(
     name="meta-world-drawer-open",
     description="Sawyer arm: open a drawer (Meta-World drawer-open-v3)",
     licence=LICENCE,
-    action=action_spec(),
+    action=SPEC,
     camera=CAMERA,
     states=(
         "handle x [m]",
@@ -72,7 +74,7 @@ TASK = Task(
         "drawer joint (m)",
     ),
     open=partial(MetaWorld, Setup("drawer-open-v3", VIEW, stand="drawer", joint="goal_slidey")),
-    data_policy=partial(mixture, _skill, ROOM, False),
+    data_policy=partial(purposeful, _skill, partial(mixture, _skill, ROOM, False), SPEC),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

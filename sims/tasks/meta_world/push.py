@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 
+from sims.disturbance import purposeful
 from sims.rendering import View
 from sims.task import Action, Controller, State, Task
-from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, draw, placing, purposeful, start
+from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, draw, mixture, placing, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 
 VIEW = View(look_at=(0.0, 0.72, 0.12), distance=0.62, azimuth=155.0, elevation=-38.0)
@@ -71,7 +72,7 @@ TASK = Task(
         "gap between the fingers (m)",
     ),
     open=partial(MetaWorld, Setup("push-v3", VIEW, gripper=True)),
-    data_policy=partial(purposeful, _skill, ROOM, SPEC),
+    data_policy=partial(purposeful, _skill, partial(mixture, _skill, ROOM, True), SPEC),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

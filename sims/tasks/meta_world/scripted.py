@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec
-from sims.disturbance import PURPOSE, disturbed
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State
@@ -75,21 +74,6 @@ def start(objects: Box, hands: Box, simulation: Simulation, rng: np.random.Gener
     assert isinstance(simulation, MetaWorld)
     simulation.arrange(draw(objects, rng))
     go(simulation, HAND, draw(hands, rng), START_STEPS)
-
-
-def purposeful(
-    skill: Callable[[np.random.Generator], Controller],
-    room: Box,
-    spec: ActionSpec,
-    rng: np.random.Generator,
-) -> Controller:
-    """Return a controller for collecting that mostly does one thing, disturbed, and otherwise what ``mixture`` does.
-
-    Who goes on to something else before it is done shows the way to nothing.
-    """
-    if rng.random() < PURPOSE:
-        return disturbed(skill(rng), spec, rng)
-    return mixture(skill, room, bool(spec.high[6]), rng)
 
 
 def mixture(
