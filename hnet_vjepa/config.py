@@ -14,8 +14,8 @@ from hnet_vjepa.errors import UserError, one_of
 
 PhaseName = Literal["pretrain", "language", "probe", "action"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
-Stage = Literal["pretrain", "language", "probe", "action", "heads"]
-"""What the one loop trains: every phase, of which ``action`` has a second half, ``heads``."""
+Stage = Literal["pretrain", "language", "probe", "grounding", "action", "heads"]
+"""What the one loop trains: every phase; ``action`` has a second half, ``heads``, and may begin with ``grounding``."""
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -258,6 +258,13 @@ class ActionConfig(PhaseConfig):
     frozen_encoder: bool = False
 
 
+class GroundingConfig(PhaseConfig):
+    """Beginning of the action phase: the encoder learns inverse dynamics and keeps what pretraining taught it."""
+
+    clip_frames: int = Field(default=4, ge=3, description="two frames show the motion, the third what an action did")
+    keep: Weight = Field(default=0.5, description="weight of what the encoder showed before")
+
+
 class HeadsConfig(PhaseConfig):
     """Second half of the action phase, on the states that the first half leaves: temporal distance, proposal, coarse
     model, whose step spans a clip."""
@@ -339,6 +346,7 @@ class Config(_Section):
     pretrain: PretrainConfig = PretrainConfig(steps=600)
     language: LanguageConfig = LanguageConfig(steps=300)
     probe: ProbeConfig = ProbeConfig(steps=200)
+    grounding: GroundingConfig | None = Field(default=None, description="none: the encoder is not grounded")
     action: ActionConfig = ActionConfig(steps=1500)
     heads: HeadsConfig = HeadsConfig(steps=3000)
     plan: PlanConfig = PlanConfig()
@@ -359,7 +367,7 @@ class Config(_Section):
         return self
 
     def phase(self, name: Stage) -> PhaseConfig:
-        """The section of one phase, or of the second half of the action phase."""
+        """The section of one phase, or of a part of the action phase."""
         section: PhaseConfig = getattr(self, name)
         return section
 

@@ -1,7 +1,7 @@
 """The training pipeline: phases one after another, each from the checkpoint before, with a manifest of what was done.
 
 ``work_dir`` holds ``pipeline.json``, and for each phase a checkpoint ``<phase>/`` and its log ``<phase>.run/``; the
-second half of the action phase logs to ``heads.run/``.
+action phase logs what it begins with to ``grounding.run/``, and its second half to ``heads.run/``.
 This module is what an application embeds; ``hnet train`` calls it too.
 """
 
@@ -23,7 +23,8 @@ from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached
 from hnet_vjepa.trainers.action_posttrain import Action
-from hnet_vjepa.trainers.engine import check_data, finish, train
+from hnet_vjepa.trainers.engine import Outcome, check_data, finish, train
+from hnet_vjepa.trainers.grounding import Grounding
 from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.language_align import Language
 from hnet_vjepa.trainers.phase import Phase
@@ -69,6 +70,13 @@ def make_phase(name: PhaseName, trained: Sequence[PhaseName], store: EpisodeStor
     return Action(tuple(p for p in ("language", "probe") if p in trained and simple[p].ready(store) is None))
 
 
+def _parts(phase: Phase, config: Config) -> list[Phase]:
+    """What the loop trains for a phase, one after another."""
+    if phase.name != "action":
+        return [phase]
+    return [*([Grounding()] if config.grounding else []), phase, Heads()]
+
+
 def describe_robot(store: EpisodeStore) -> Robot:
     """Camera, action spec normalised on the training split, and labels of a data set."""
     actions = np.concatenate([e.actions for e in store.split("train")])
@@ -102,8 +110,9 @@ def run_pipeline(
         left = ",".join(name for name in phases if name not in unready)
         advice = f"give --phases {left}" if left else "add what is missing to the recordings"
         raise UserError(f"{store.path} can not train {reasons}; {advice}")
-    for phase in (*made.values(), *([Heads()] if "action" in made else [])):
-        check_data(phase, config, store)
+    for phase in made.values():
+        for part in _parts(phase, config):
+            check_data(part, config, store)
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
         "data_fingerprint": store.fingerprint(),
@@ -140,9 +149,9 @@ def _train_phase(
     set_seed(config.seed)
     model, manifest = _start(config, store, before)
     phase = make_phase(name, manifest.trained(), store)
-    outcome = train(phase, model, store, work_dir / f"{name}.run", origin, progress)
-    if name == "action":
-        outcome = outcome.then(train(Heads(), model, store, work_dir / "heads.run", origin, progress))
+    outcome = Outcome(0, 0.0, {})
+    for part in _parts(phase, config):
+        outcome = outcome.then(train(part, model, store, work_dir / f"{part.name}.run", origin, progress))
     model = model.cpu()
     if _is_main():
         record = PhaseRecord(
@@ -163,8 +172,8 @@ def _train_phase(
             familiarity = measure_familiarity(model, store)
         save_checkpoint(target, model, manifest, familiarity=familiarity)
         _write_pipeline(work_dir, settings, record)
-        for run in (name, *(["heads"] if name == "action" else [])):
-            finish(work_dir / f"{run}.run")
+        for part in _parts(phase, config):
+            finish(work_dir / f"{part.name}.run")
     _wait()
     return target
 

@@ -18,17 +18,20 @@ from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot, make_phase
 from hnet_vjepa.trainers import engine
 from hnet_vjepa.trainers.engine import TrainingError, learning_rate, train
+from hnet_vjepa.trainers.grounding import Grounding
 from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.utils.runtime import set_seed
 from tests import toy
 
-STAGES: list[Stage] = ["pretrain", "language", "probe", "action", "heads"]
+STAGES: list[Stage] = ["pretrain", "language", "probe", "grounding", "action", "heads"]
 
 
 def stage(name: Stage, store: EpisodeStore) -> Phase:
     """What the loop trains under this name, all phases before it trained."""
-    return Heads() if name == "heads" else make_phase(name, ("language", "probe"), store)
+    if name in ("grounding", "heads"):
+        return Grounding() if name == "grounding" else Heads()
+    return make_phase(name, ("language", "probe"), store)
 
 
 def run(name: Stage, config: Config, data: Path, folder: Path) -> tuple[HNetVJEPA, list[dict[str, float]]]:

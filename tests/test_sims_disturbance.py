@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ import pytest
 from hnet_vjepa.specs import ActionSpec
 from sims import disturbance
 from sims.collect import record
-from sims.disturbance import KICKS, LONGEST, NOISE, disturbed
-from sims.registry import TASKS
+from sims.disturbance import KICKS, LONGEST, NOISE, PURPOSE, disturbed, purposeful
 from sims.seeds import episode_seed
-from sims.task import State
+from sims.task import Controller, State, Task
+from sims.tasks import fetch_pick_and_place as picking
+from sims.tasks import fetch_push
 
 SPEC = ActionSpec(names=("x", "grip"), units=("m", ""), low=(-2.0, 0.0), high=(2.0, 1.0), active=(0, 1))
 REST = np.array([0.0, 0.5], np.float32)
@@ -53,10 +56,26 @@ def test_actions_stay_in_bounds_and_follow_the_script() -> None:
     assert np.array_equal(played(3), actions) and not np.array_equal(played(4), actions)
 
 
-def test_most_episodes_of_a_pushing_task_have_one_goal() -> None:
-    """The data policy brings the cube farther than it does in the episodes that go on to something else."""
-    task = TASKS["fetch-push"]
+def test_nine_of_ten_episodes_have_one_goal_and_are_disturbed() -> None:
+    skill, mixture = np.array([1.0, 0.5], np.float32), np.array([-1.0, 0.5], np.float32)
+    purposes, noisy = [], []
+    for seed in range(500):
+        act = purposeful(lambda _: lambda _: skill, lambda _: lambda _: mixture, SPEC, np.random.default_rng(seed))
+        actions = np.stack([act(np.zeros(2, np.float32)) for _ in range(12)])
+        purposes.append(np.median(actions[:, 0]) > 0)
+        noisy.append(np.ptp(actions[:, 0]) > 0)
+    assert np.mean(purposes) == pytest.approx(PURPOSE, abs=3 * np.sqrt(PURPOSE * (1 - PURPOSE) / 500))
+    assert not np.array(noisy)[~np.array(purposes)].any()  # a mixture brings noise of its own
+
+
+@pytest.mark.parametrize(("task", "mixture"), [(fetch_push.TASK, fetch_push.mixture), (picking.TASK, picking.mixture)])
+def test_in_most_episodes_an_object_is_brought_one_way(task: Task, mixture: Callable[..., Controller]) -> None:
+    """The object's way is straighter than where it is brought to one place after another."""
+    straight = []
     with contextlib.closing(task.open()) as simulation:
-        episodes = [record(task, simulation, episode_seed("collect", 7, i), i) for i in range(8)]
-    moved = [float(np.linalg.norm(e.states[-1, :2] - e.states[0, :2])) for e in episodes if e.states is not None]
-    assert np.median(moved) > 0.08
+        for some in (task, replace(task, data_policy=mixture)):
+            episodes = [record(some, simulation, episode_seed("collect", 7, i), i) for i in range(8)]
+            ways = np.stack([e.states[:, :3] for e in episodes if e.states is not None])
+            length = np.linalg.norm(np.diff(ways, axis=1), axis=-1).sum(1)
+            straight.append(np.median(np.linalg.norm(ways[:, -1] - ways[:, 0], axis=-1) / length))
+    assert straight[0] > straight[1] + 0.1

@@ -98,7 +98,7 @@ def test_the_cylinder_moves_only_when_it_is_touched(robot: pusher.Pusher) -> Non
     for seed in range(8):
         rng = generator(seed)
         scatter(TASK, robot, rng)
-        act = TASK.data_policy(rng)
+        act = pusher.mixture(rng)
         for _ in range(TASK.collect_frames - 1):
             robot.step(np.zeros(7, np.float32) if robot.touching() else act(robot.state()))
             before = robot.state()
@@ -123,12 +123,12 @@ def test_goals_are_reached_and_chance_does_not(robot: pusher.Pusher) -> None:
     assert all(TASK.distance(pair.start_state, pair.goal_state) >= 0.17 for pair in pairs)
 
 
-def test_collected_episodes_push_and_miss(robot: pusher.Pusher) -> None:
+def test_episodes_of_the_mixture_push_and_miss(robot: pusher.Pusher) -> None:
     moved, touching, seen, speeds = [], [], [], []
     for index in range(30):
         rng = generator(episode_seed("collect", 0, index))
         state = first = scatter(TASK, robot, rng)
-        act = TASK.data_policy(rng)
+        act = pusher.mixture(rng)
         for _ in range(TASK.collect_frames - 1):
             robot.step(act(state))
             state = robot.state()

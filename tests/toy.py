@@ -84,5 +84,5 @@ def config(**changes: Any) -> Config:
         "plan": {"candidates": 16, "iterations": 3, "elites": 4},
     }
     for section, change in changes.items():
-        values[section] = {**values[section], **change} if isinstance(change, dict) else change
+        values[section] = {**values.get(section, steps), **change} if isinstance(change, dict) else change
     return parse_config(values, "toy")

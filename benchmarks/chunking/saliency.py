@@ -44,7 +44,7 @@ from hnet_vjepa.utils.files import write_json_atomic
 from sims.collect import SHARD_EPISODES, record, store_info
 from sims.policies import local_planner
 from sims.registry import get_task
-from sims.rendering import HIDDEN_GROUP, RayCaster, backend
+from sims.rendering import RayCaster, backend
 from sims.seeds import episode_seed
 from sims.task import Task
 from sims.tasks import fetch, fetch_push
@@ -68,8 +68,6 @@ class Watching(fetch_push.FetchPush):
         super().__init__()
         wanted = [self._model.body(name).id for name in SALIENT]
         self._geoms = np.flatnonzero(np.isin(self._model.geom_bodyid, wanted))
-        for name in fetch.GLASS:  # as where no graphics library is: rays would end at it
-            self._model.geom_group[self._model.geom(f"robot0:{name}").id] = HIDDEN_GROUP
         size = fetch_push.CAMERA
         self._caster = RayCaster(self._model, self._data, fetch_push.VIEW, size.height, size.width, 1.0)
         self.noted: list[Array] = []

@@ -7,12 +7,14 @@ table, where the environment's own go up to 0.45 m, so that the camera can be cl
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
@@ -30,6 +32,12 @@ GRASP = 0.015  # metres between cube and gripper at which it closes
 ABOVE = 0.08  # metres above the cube from where the gripper comes down
 FASTEST = 0.06  # metres that the gripper moves in one action when it sweeps or wanders
 HOLDING = 0.7  # opening below which fingers that are around the cube hold it
+ACTION = ActionSpec(
+    low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
+    high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
+    active=(0, 1, 2, 6),
+    absolute=(6,),
+)
 
 
 class FetchPickAndPlace(FetchCube):
@@ -114,7 +122,11 @@ def controller(goal: State) -> Controller:
     return lambda state: carry(state, goal[:3])
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
+
+
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, with noise: carry, let go, sweep, wander, rest.
 
     It carries the cube to random places on the table and in the air, opens the gripper wherever it is, sweeps through
@@ -183,16 +195,11 @@ TASK = Task(
     name="fetch-pick-and-place",
     description="Fetch arm: grasp a cube and hold it in the air or lay it down elsewhere (FetchPickAndPlace-v4)",
     licence="MIT (gymnasium-robotics, with the robot model it ships)",
-    action=ActionSpec(
-        low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
-        high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
-        active=(0, 1, 2, 6),
-        absolute=(6,),
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=(*CUBE_STATES, "gripper opening"),
     open=FetchPickAndPlace,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

@@ -22,7 +22,7 @@ from sims.tasks.fetch import CUBE_STATES, INTERVAL, LYING, MOST, RANGE, STEP, Fe
 CENTRE = np.array([1.3631, 0.7491])  # where the gripper is after a reset: the middle of cubes and goals, in metres
 LOW, HIGH = 0.42, 0.5  # heights of the gripper in metres: fingers just above the table, and above the cube
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL * STEP, name="front")
-VIEW = View(look_at=(1.37, 0.75, 0.42), distance=0.74, azimuth=180.0, elevation=-55.0)
+VIEW = View(look_at=(1.38, 0.75, 0.43), distance=0.63, azimuth=180.0, elevation=-63.0)
 
 TOUCH = 0.04  # metres between the middles of cube and fingers when they touch side to side
 STAND = 0.075  # metres behind the cube's middle from where a push begins
@@ -100,7 +100,7 @@ def _skill(rng: np.random.Generator) -> Controller:
     return controller(sample_goal(rng))
 
 
-def _mixture(rng: np.random.Generator) -> Controller:
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, with noise: push, sweep, wander, rest.
 
     It pushes the cube towards random places, sweeps through where the cube is from wherever the gripper happens to be
@@ -164,7 +164,7 @@ TASK = Task(
     camera=CAMERA,
     states=CUBE_STATES,
     open=FetchPush,
-    data_policy=partial(purposeful, _skill, _mixture, ACTION),
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

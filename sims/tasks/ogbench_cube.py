@@ -12,6 +12,7 @@ and of the robot only its gripper: the arm takes nine tenths of the drawing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import HIDDEN_GROUP, View, backend
 from sims.scene import Scene
@@ -42,6 +44,12 @@ TWISTED = 1.0  # rad, from where the fingers are left and right in the picture; 
 PICKING = Picking(LOW, HIGH, lying=LYING, lowest=0.03, highest=0.18, holding=(0.3, 0.6))
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL * STEP, name="front")
 VIEW = View(look_at=(0.44, 0.0, 0.08), distance=0.6, azimuth=180.0, elevation=-38.0)
+ACTION = ActionSpec(
+    low=(-MOST, -MOST, -MOST, 0.0, 0.0, -MOST_TURN, 0.0),
+    high=(MOST, MOST, MOST, 0.0, 0.0, MOST_TURN, 1.0),
+    active=(0, 1, 2, 5, 6),
+    absolute=(6,),
+)
 
 
 class OgbenchCube:
@@ -190,7 +198,11 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
         simulation.step(control(simulation.state()))
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
+
+
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that carries the cube, lets go of it, sweeps it aside, wanders and rests, with noise."""
     act = noisy(PICKING.behave(rng, _carried), _move, rng, MOST)
     turn = 0.0
@@ -222,12 +234,7 @@ TASK = Task(
     name="ogbench-cube",
     description="UR5e arm: take a cube to another place on the table (OGBench, cube-single-v0)",
     licence="MIT (ogbench, with the robot models it ships)",
-    action=ActionSpec(
-        low=(-MOST, -MOST, -MOST, 0.0, 0.0, -MOST_TURN, 0.0),
-        high=(MOST, MOST, MOST, 0.0, 0.0, MOST_TURN, 1.0),
-        active=(0, 1, 2, 5, 6),
-        absolute=(6,),
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=(
         *(f"cube {axis} [m]" for axis in "xyz"),
@@ -237,7 +244,7 @@ TASK = Task(
         "gripper opening",
     ),
     open=OgbenchCube,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

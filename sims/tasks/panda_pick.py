@@ -11,6 +11,7 @@ drawn as a cylinder for the same reason.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import HIDDEN_GROUP, View, backend
 from sims.scene import Scene
@@ -62,6 +64,14 @@ def dress_gripper(model: Any, prefix: str) -> None:
     floor = model.geom("floor").id
     model.geom_matid[floor], model.geom_rgba[floor] = -1, TABLE_COLOUR
     model.geom_size[floor, 2] = 1  # metres between the corners of what a plane is drawn with
+
+
+ACTION = ActionSpec(
+    low=(-REACH, -REACH, -REACH, 0.0, 0.0, 0.0, 0.0),
+    high=(REACH, REACH, REACH, 0.0, 0.0, 0.0, 1.0),
+    active=(0, 1, 2, 6),
+    absolute=(6,),
+)
 
 
 class PandaPick:
@@ -175,7 +185,11 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
         simulation.step(control(simulation.state()))
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
+
+
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that carries the cube, lets go of it, sweeps it aside, wanders and rests, with noise."""
     return noisy(PICKING.behave(rng, sample_goal), _move, rng, REACH)
 
@@ -197,12 +211,7 @@ TASK = Task(
     name="panda-pick",
     description="Franka arm: grasp a cube and hold it at a place in the air (gym_hil/PandaPickCubeBase-v0)",
     licence="Apache-2.0 (gym-hil, with the robot models it ships)",
-    action=ActionSpec(
-        low=(-REACH, -REACH, -REACH, 0.0, 0.0, 0.0, 0.0),
-        high=(REACH, REACH, REACH, 0.0, 0.0, 0.0, 1.0),
-        active=(0, 1, 2, 6),
-        absolute=(6,),
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=(
         *(f"cube {axis} [m]" for axis in "xyz"),
@@ -211,7 +220,7 @@ TASK = Task(
         "gripper opening",
     ),
     open=PandaPick,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

@@ -8,12 +8,14 @@ takes 0.2 s, and the torques are those of a slow arm: the environment's 2 N m th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import HIDDEN_GROUP, View, backend
 from sims.scene import Scene
@@ -47,6 +49,13 @@ COLOURS = {
     "tips_arm": (0.1, 0.2, 0.7, 1.0),
     "r_wrist_roll_link": (0.1, 0.2, 0.7, 1.0),
 }
+ACTION = ActionSpec(
+    names=JOINTS,
+    units=("N m",) * 7,
+    low=tuple((-TORQUES).tolist()),
+    high=tuple(TORQUES.tolist()),
+    active=tuple(range(7)),
+)
 
 
 class Pusher:
@@ -194,7 +203,11 @@ def sample_goal(rng: np.random.Generator) -> State:
     return np.array([*polar(radius, bearing), *hand], np.float32)
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
+
+
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, each for some actions and with noise of its own.
 
     It pushes the cylinder somewhere, knowing its place well or badly; it wanders; it drives each joint with a constant
@@ -276,13 +289,7 @@ TASK = Task(
     name="pusher",
     description="Arm of seven joints, driven by torques: push the cylinder to a place on the table (Pusher-v5)",
     licence="MIT (Gymnasium, with the robot model it ships)",
-    action=ActionSpec(
-        names=JOINTS,
-        units=("N m",) * 7,
-        low=tuple((-TORQUES).tolist()),
-        high=tuple(TORQUES.tolist()),
-        active=tuple(range(7)),
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=(
         "object x [m]",
@@ -292,7 +299,7 @@ TASK = Task(
         *(f"{joint} speed (rad/s)" for joint in JOINTS),
     ),
     open=Pusher,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import HIDDEN_GROUP, View, backend
 from sims.scene import Scene
@@ -47,6 +49,12 @@ LOWEST, HIGHEST = (-0.15, -0.17, TABLE + 0.01), (0.13, 0.17, TABLE + 0.24)  # me
 PICKING = Picking(LOW, HIGH, lying=LYING, lowest=TABLE + 0.03, highest=TABLE + 0.2, holding=(0.4, 0.68), grasp=0.015)
 CAMERA = CameraSpec(height=64, width=64, dt=INTERVAL / RATE, name="front")
 VIEW = View(look_at=(-0.01, 0.0, TABLE + 0.1), distance=0.56, azimuth=180.0, elevation=-38.0)
+ACTION = ActionSpec(
+    low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
+    high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
+    active=(0, 1, 2, 6),
+    absolute=(6,),
+)
 
 
 class RobosuiteLift:
@@ -196,7 +204,11 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
         simulation.step(control(simulation.state()))
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def _skill(rng: np.random.Generator) -> Controller:
+    return controller(sample_goal(rng))
+
+
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that carries the cube, lets go of it, sweeps it aside, wanders and rests, with noise."""
     return noisy(PICKING.behave(rng, sample_goal), _move, rng, MOST)
 
@@ -218,16 +230,11 @@ TASK = Task(
     name="robosuite-lift",
     description="Franka arm at 15 Hz: grasp a cube and lift it to a place in the air (robosuite, Lift)",
     licence="MIT (robosuite, with the robot models it ships)",
-    action=ActionSpec(
-        low=(-MOST, -MOST, -MOST, 0.0, 0.0, 0.0, 0.0),
-        high=(MOST, MOST, MOST, 0.0, 0.0, 0.0, 1.0),
-        active=(0, 1, 2, 6),
-        absolute=(6,),
-    ),
+    action=ACTION,
     camera=CAMERA,
     states=(*(f"cube {axis} [m]" for axis in "xyz"), *(f"gripper {axis} (m)" for axis in "xyz"), "gripper opening"),
     open=RobosuiteLift,
-    data_policy=data_policy,
+    data_policy=partial(purposeful, _skill, mixture, ACTION),
     sample_goal=sample_goal,
     controller=controller,
     distance=distance,

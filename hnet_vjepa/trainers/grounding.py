@@ -1,0 +1,85 @@
+"""What phase 4 may begin with: the encoder learns to show what actions change, and loses nothing that it showed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hnet_vjepa.config import Stage
+from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.vicregl import gather_rows
+from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.vjepa.vit import Chunks
+from hnet_vjepa.trainers.measure import linear_readout, sampled_states
+from hnet_vjepa.trainers.pretrain import slot_places
+
+LEAST_STD = 1e-3  # deviation of a target below which it is a constant
+
+
+class Grounding:
+    """Inverse dynamics through the encoder, while a predictor still finds in its chunks all that they held before.
+
+    A masked prediction can not foresee where a gripper goes that somebody drives, so pretraining gives it up where it
+    is small. Actions tell where it went (inverse dynamics; Pathak et al. 2017; Sobal et al. 2025, PLDM), but of an
+    object that seldom moves they tell nothing: alone, they would drive it out. The EMA target, which stands still here,
+    is the encoder as pretraining left it.
+    """
+
+    name: Stage = "grounding"
+
+    def modules(self, model: HNetVJEPA) -> list[nn.Module]:
+        """Backbone, predictor, read-out and inverse dynamics."""
+        return [model.backbone, model.predictor, model.world_model.readout, model.world_model.inverse]
+
+    def ema(self, model: HNetVJEPA) -> float | None:
+        """A target that stays where it is."""
+        return 1.0
+
+    def ready(self, store: EpisodeStore) -> str | None:
+        """What the action phase is trained on will do."""
+        return None
+
+    def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
+        """Squared errors of actions between states, and of what the target shows, read out of the same chunks."""
+        settings = model.config.grounding
+        assert settings is not None
+        with torch.no_grad():
+            target = model.target(batch.video)
+        chunks = model.backbone(batch.video)
+        states = model.world_model.readout(chunks.tokens).float()  # B x T x S x d
+        before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
+        read = model.world_model.inverse(before, now, after)
+        wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
+        found = self._recall(model, chunks)
+        return {
+            "inverse": (read - batch.actions[:, 1:].flatten(0, 1)).square().mean(),
+            "keep": settings.keep * (found.float() - wanted).square().mean(),
+        }
+
+    @staticmethod
+    def _recall(model: HNetVJEPA, chunks: Chunks) -> Tensor:
+        """What the predictor makes of every frame's chunks by themselves, at the places of the slots: BT x S x D."""
+        tokens = chunks.tokens.flatten(0, 1)  # BT x S x D
+        places, sizes = slot_places(model.backbone, chunks)  # B x TS x 3, B x TS
+        slots = tokens.shape[1]
+        anchors = places[:1, :slots].expand(len(tokens), -1, -1)  # of the first frame: a frame has no time here
+        weights = sizes[:1, :slots].expand(len(tokens), -1)
+        found: Tensor = model.predictor(tokens, anchors, weights, chunks.mask.flatten(0, 1), anchors, weights)
+        return found
+
+    def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+        """Held-out read-out of the recorded state from the chunks, as pretraining's."""
+        features, states = sampled_states(model, store, chunks=True)
+        found = linear_readout(features, states, store.info.states) if states["train"].shape[1] else {}
+        return {f"grounded_{name}": value for name, value in found.items()}
+
+
+def standardised(tokens: Tensor) -> Tensor:
+    """Every number of every slot with mean 0 and deviation 1 over all rows and ranks: N x S x D -> N x S x D.
+
+    What a small object changes is little next to what tells one slot from another; without this it would not count.
+    """
+    rows = gather_rows(tokens.flatten(1))  # (N over all ranks) x SD
+    mean, std = rows.mean(0), rows.std(0, correction=0)
+    return ((tokens.flatten(1) - mean) / std.clamp(min=LEAST_STD)).unflatten(1, tokens.shape[1:])
