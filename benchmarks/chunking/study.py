@@ -273,8 +273,8 @@ def train_model(model: HNetVJEPA, phases: Sequence[Phase], store: EpisodeStore, 
     records = []
     for phase in phases:
         outcome = train(phase, model, store, folder / f"{phase.name}.run", progress=False)
-        if phase.name == "heads":
-            continue  # which has no record of its own
+        if phase.name == "grounding" or phase.name == "heads":
+            continue  # which have no record of their own
         records.append(
             PhaseRecord(
                 phase=phase.name,
