@@ -443,5 +443,6 @@ def _explain(problem: Any) -> list[str]:
         return [f"{field or '(top)'} = {problem['input']!r}: {problem['msg']}"]
     section: Any = Config
     for part in problem["loc"][:-1]:
-        section = section.model_fields[part].annotation
+        annotation = section.model_fields[part].annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
     return [f"unknown field {field}; allowed there: {', '.join(section.model_fields)}"]

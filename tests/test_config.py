@@ -41,6 +41,7 @@ def test_defaults() -> None:
     [
         ({"colour": 1}, "unknown field colour; allowed there: name, seed"),
         ({"action": {"stepz": 1, "steps": 5}}, "unknown field action.stepz; allowed there: steps, batch_size"),
+        ({"grounding": {"stepz": 1, "steps": 5}}, "unknown field grounding.stepz; allowed there: steps, batch_size"),
         ({"action": {"steps": 0}}, "action.steps = 0: Input should be greater than 0"),
         (
             {"action": {"steps": 5, "clip_frames": 1}},

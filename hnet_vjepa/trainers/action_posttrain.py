@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hnet_vjepa.config import PhaseName, Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.inverse import inverse_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
@@ -66,8 +67,7 @@ class Action:
             "one_step": (stepped - after).square().mean(),
             "rollout": config.rollout * (imagined - states[:, 2:]).square().mean(),
         }
-        read = world.inverse(before, now, after)
-        losses["inverse"] = config.inverse * (read - actions.flatten(0, 1)).square().mean()
+        losses["inverse"] = config.inverse * inverse_loss(world.inverse, states, batch.actions)
         # Each slot around its own mean: otherwise slots that differ from each other, but never change, would do.
         rows = gather_rows(states.flatten(0, 1).flatten(1))  # (B*T over all ranks) x (S*d)
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.losses.inverse import inverse_loss
 from hnet_vjepa.losses.vicregl import gather_rows
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks
@@ -48,12 +49,10 @@ class Grounding:
             target = model.target(batch.video)
         chunks = model.backbone(batch.video)
         states = model.world_model.readout(chunks.tokens).float()  # B x T x S x d
-        before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
-        read = model.world_model.inverse(before, now, after)
         wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
         found = self._recall(model, chunks)
         return {
-            "inverse": (read - batch.actions[:, 1:].flatten(0, 1)).square().mean(),
+            "inverse": inverse_loss(model.world_model.inverse, states, batch.actions),
             "keep": settings.keep * (found.float() - wanted).square().mean(),
         }
 
