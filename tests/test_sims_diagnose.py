@@ -194,6 +194,20 @@ def test_the_same_seeds_give_the_same_diagnosis_and_none_of_them_is_a_test_seed(
     assert len(set(used)) == len(used) == 8 + 6  # no episode starts where a pair starts
 
 
+def test_imagination_is_judged_where_something_moves() -> None:
+    """A robot that rests for most of the time: that nothing moves is right then, and would be hard to beat."""
+
+    def lazy(rng: np.random.Generator) -> object:
+        actions = [np.zeros(7, np.float32)] * 22 + [np.float32([0.05 * s, 0.05, 0, 0, 0, 0, 0]) for s in (1, -1)] * 2
+        return lambda _: actions.pop(0) if actions else np.zeros(7, np.float32)
+
+    still = replace(TASK, data_policy=lazy, collect_frames=40, tolerances=(0.1,))  # type: ignore[arg-type]
+    imagining = found(task=still).imagining
+    assert imagining.still[-1] > 0.1 and max(imagining.imagined) < 0.01
+    nothing = replace(TASK, data_policy=lambda _: lambda _: np.zeros(7, np.float32))  # type: ignore[arg-type]
+    assert max(found(task=nothing).imagining.still) == 0  # all starts count where none will do
+
+
 def test_what_nobody_cares_for_is_not_ranked() -> None:
     """An object that only trembles is where it was: half a per cent of the tolerance is no difference."""
     trembling = replace(TASK, distance=lambda a, b: 0.3 + 2e-4 * float(np.linalg.norm(a - b)), tolerances=(0.1,))
