@@ -64,16 +64,16 @@ RECIPES: dict[str, Recipe] = {
     "two-room": Recipe("two_room", 700, LABELS_TOO, ("label",)),
     "meta-world-reach": Recipe("meta_world_reach"),
     "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
-    "fetch-push": Recipe("fetch_push", 2500),
+    "fetch-push": Recipe("fetch_push", 4000),
     "push-t": Recipe("push_t", 2000),
     "meta-world-drawer-open": Recipe("meta_world_object", 1500),
     "meta-world-button-press": Recipe("meta_world_object", 1500),
     "meta-world-door-open": Recipe("meta_world_object", 1500),
     "meta-world-push": Recipe("fetch_push", 2500),
-    "fetch-pick-and-place": Recipe("fetch_push", 1500),
-    "pusher": Recipe("fetch_push", 1500),
+    "fetch-pick-and-place": Recipe("fetch_push", 4000),
+    "pusher": Recipe("fetch_push", 3000),
     "panda-pick": Recipe("fetch_push", 1500),
-    "ogbench-cube": Recipe("fetch_push", 1500),
+    "ogbench-cube": Recipe("fetch_push", 4500),
 }
 
 

@@ -85,7 +85,7 @@ class Task:
     unit: str = "m"
     tolerances: tuple[float, ...] = (0.05, 0.03, 0.02)  # in ``unit``, from loose to strict
     min_goal_distance: float = 0.08  # between an evaluation's start and its goal
-    collect_frames: int = 26
+    collect_frames: int = 26  # of an episode: what the script takes and a little; a robot that rests teaches little
     settle_steps: int = 14  # scripted steps that reach any configuration of the workspace
     evaluation_steps: int = 15
     interval: int = 1  # steps of the underlying environment in one action

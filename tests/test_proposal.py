@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def make() -> Proposal:
     return Proposal(state_dim=3, slots=2, action_dim=2, width=16)
 
 
-def test_the_loss_is_the_negative_log_likelihood_of_every_action_but_the_first() -> None:
+def test_the_loss_is_the_weighted_negative_log_likelihood_of_every_action_but_the_first() -> None:
     proposal, states, actions, later = make(), torch.randn(3, 5, 2, 3), torch.randn(3, 4, 2), torch.randn(3, 2, 3)
     pick = torch.tensor([0, 3, 4])
     terms = []
@@ -28,9 +29,21 @@ def test_the_loss_is_the_negative_log_likelihood_of_every_action_but_the_first()
             goal = states[b, pick[b]] if t < pick[b] else later[b]
             mean, log_std = proposal(states[b, t], states[b, t - 1], actions[b, t - 1], goal)
             likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(actions[b, t])
-            terms.append(-likelihood - 0.5 * torch.log(torch.tensor(2 * torch.pi)))
+            terms.append((-likelihood - 0.5 * torch.log(torch.tensor(2 * torch.pi))) * log_std.exp() ** 2)
     expected = torch.cat(terms).mean()
     torch.testing.assert_close(proposal_loss(proposal, states, actions, later, pick), expected)
+
+
+def test_what_is_certain_counts_no_more_than_the_rest() -> None:
+    """The mean is pulled by its error alone, the deviation still towards what the likelihood says."""
+    mean = torch.tensor([[[0.5], [0.5]]], requires_grad=True)
+    log_std = torch.tensor([[[-2.0], [0.0]]], requires_grad=True)
+    states, later, pick = torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1), torch.tensor([0])
+    fixed: Any = lambda *_: (mean, log_std)  # noqa: E731
+    proposal_loss(fixed, states, torch.zeros(1, 3, 1), later, pick).backward()
+    assert mean.grad is not None and log_std.grad is not None
+    torch.testing.assert_close(mean.grad, torch.full_like(mean, 0.5 / 2))  # of two actions
+    assert log_std.grad[0, 0] < 0 < log_std.grad[0, 1]  # it errs by more than e^-2, and by less than 1
 
 
 def test_it_is_followed_through_what_the_dynamics_makes_of_it() -> None:

@@ -73,7 +73,8 @@ def test_in_most_episodes_an_object_is_brought_one_way(task: Task, mixture: Call
     """The object's way is straighter than where it is brought to one place after another."""
     straight = []
     with contextlib.closing(task.open()) as simulation:
-        for some in (task, replace(task, data_policy=mixture)):
+        longer = replace(task, collect_frames=32)  # enough for a mixture to do several things
+        for some in (longer, replace(longer, data_policy=mixture)):
             episodes = [record(some, simulation, episode_seed("collect", 7, i), i) for i in range(8)]
             ways = np.stack([e.states[:, :3] for e in episodes if e.states is not None])
             length = np.linalg.norm(np.diff(ways, axis=1), axis=-1).sum(1)

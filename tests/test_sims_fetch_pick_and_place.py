@@ -17,7 +17,8 @@ from sims.task import Controller, scatter
 from sims.tasks import fetch_pick_and_place
 
 TASK = fetch_pick_and_place.TASK
-MIXED = replace(TASK, data_policy=fetch_pick_and_place.mixture)  # the tenth of the episodes that has no one goal
+# The tenth of the episodes that has no one goal, long enough to do several things.
+MIXED = replace(TASK, data_policy=fetch_pick_and_place.mixture, collect_frames=40)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def robot() -> Iterator[fetch_push.FetchPush]:
 
 @pytest.fixture(scope="module")
 def episodes(robot: fetch_push.FetchPush) -> list[Episode]:
-    return [record(TASK, robot, episode_seed("collect", 0, i), i) for i in range(12)]
+    return [record(TASK, robot, episode_seed("collect", 0, i), i) for i in range(24)]
 
 
 @pytest.fixture(scope="module")

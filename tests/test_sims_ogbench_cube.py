@@ -24,7 +24,8 @@ from sims.tasks import ogbench_cube
 pytest.importorskip("ogbench")
 
 TASK = ogbench_cube.TASK
-MIXED = replace(TASK, data_policy=ogbench_cube.mixture)  # the tenth of the episodes that has no one goal
+# The tenth of the episodes that has no one goal, long enough to do several things.
+MIXED = replace(TASK, data_policy=ogbench_cube.mixture, collect_frames=30)
 PICKING = ogbench_cube.PICKING
 
 
