@@ -13,7 +13,7 @@ def proposal_loss(proposal: Proposal, states: Tensor, actions: Tensor, later: Te
 
     ``mean(sg(std^2) ((action - mean)^2 / (2 std^2) + log std))``: beta-NLL with beta 1 (Seitzer et al. 2022), sg stops
     the gradient. The mean is then learnt as by least squares. By the likelihood alone a robot that rests, whose action
-    is certain, counts hundreds of times as much as one that has to find its way, which is when the mean matters.
+    is certain, can count hundreds of times as much as one that has to find its way, which is when the mean matters.
 
     States of clips B x T x S x d, actions between them B x (T - 1) x A, a later state of each clip's episode B x S x d.
     ``pick``: B integers in 0 .. T - 1; the goal of all steps before that frame of the clip is that frame, of the others
