@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
     "two-room": Recipe("two_room", 700, LABELS_TOO, ("label",)),
     "meta-world-reach": Recipe("meta_world_reach"),
     "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
-    "fetch-push": Recipe("fetch_push", 4000),
+    "fetch-push": Recipe("fetch_push", 8000),
     "push-t": Recipe("push_t", 2000),
     "meta-world-drawer-open": Recipe("meta_world_object", 1500),
     "meta-world-button-press": Recipe("meta_world_object", 1500),
@@ -74,6 +74,7 @@ RECIPES: dict[str, Recipe] = {
     "pusher": Recipe("fetch_push", 3000),
     "panda-pick": Recipe("fetch_push", 1500),
     "ogbench-cube": Recipe("fetch_push", 4500),
+    "robosuite-lift": Recipe("fetch_push", 2000),
 }
 
 
@@ -88,12 +89,13 @@ def judge(
     task: Task, checkpoint: Path, work: Path, kind: GoalKind, distance: int | None, episodes: int
 ) -> dict[str, Any]:
     """Evaluate on test pairs, unless these weights were judged on them before; the result as plain JSON values."""
-    planner = load_planner(checkpoint, threads=1)
+    planner, steps = load_planner(checkpoint, threads=1), budget(task, distance)
     name = kind if distance is None else f"{kind}-d{distance}"
     path = work / "evaluation" / f"{name}.json"
     if path.is_file():
         known: dict[str, Any] = json.loads(path.read_text())
-        if known["conditions"]["weights"] == planner.card.fingerprint and known["episodes_asked"] == episodes:
+        asked = known["conditions"]["weights"], known["episodes_asked"], known["steps"]
+        if asked == (planner.card.fingerprint, episodes, steps):
             return known
     check_card(task, planner.card, kind)
     with contextlib.closing(task.open()) as simulation:
@@ -103,7 +105,6 @@ def judge(
         if distance is not None:
             policies.append(ReplayPolicy(task))
         conditions = {"weights": planner.card.fingerprint, "planner": "in process, one thread", "pairs": drawn}
-        steps = budget(task, distance)
         result: EvaluationResult = evaluate(
             task, simulation, policies, pairs, "test", 0, kind, conditions, steps=steps, distance=distance
         )

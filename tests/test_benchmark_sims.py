@@ -1,8 +1,13 @@
 """The suite's runner: what its rows say of themselves."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from benchmarks.sims import EPISODES, FAR_EPISODES, RECIPES, command_of
+from benchmarks import sims
+from benchmarks.sims import EPISODES, FAR_EPISODES, RECIPES, command_of, judge
 from hnet_vjepa.config import load_config
 from sims.registry import get_task
 
@@ -26,3 +31,29 @@ def test_every_recipe_is_of_a_task_and_a_configuration_that_exist(name: str) -> 
     config = load_config(recipe.config)
     assert all(config.phase(phase).steps > 0 for phase in recipe.phases)
     assert set(recipe.told) <= {"text", "label"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "episodes", "more_steps", "known"),
+    [("these", 3, 0, True), ("others", 3, 0, False), ("these", 4, 0, False), ("these", 3, 1, False)],
+)
+def test_only_the_same_weights_in_as_many_episodes_and_steps_are_not_judged_again(
+    weights: str, episodes: int, more_steps: int, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = get_task("fetch-push")
+    content = {"conditions": {"weights": weights}, "episodes_asked": episodes}
+    (tmp_path / "evaluation").mkdir()
+    path = tmp_path / "evaluation" / "image.json"
+    path.write_text(json.dumps({**content, "steps": task.evaluation_steps + more_steps}))
+    planner = SimpleNamespace(card=SimpleNamespace(fingerprint="these"))
+    monkeypatch.setattr(sims, "load_planner", lambda checkpoint, threads: planner)
+
+    def judged(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(sims, "check_card", judged)  # the first thing that an evaluation does
+    if known:
+        assert judge(task, tmp_path, tmp_path, "image", None, 3)["conditions"]["weights"] == "these"
+    else:
+        with pytest.raises(InterruptedError):
+            judge(task, tmp_path, tmp_path, "image", None, 3)

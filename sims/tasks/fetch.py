@@ -28,6 +28,7 @@ REACH = (
 )
 STEP = 0.04  # seconds of an environment step
 INTERVAL = 2  # environment steps in one action of the tasks with a cube
+ACTIONS = 50 // INTERVAL  # that fill an episode of the environments, which end after 50 steps (max_episode_steps)
 MOST = INTERVAL * REACH  # metres asked in each direction by the largest action of these tasks
 GAIN = 1.5  # asked over wanted: the gripper does two thirds of what it is asked
 RANGE = 0.15  # the environments' obj_range and target_range: metres from the middle within which cubes and goals are

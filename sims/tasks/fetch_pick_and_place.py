@@ -18,7 +18,7 @@ from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
-from sims.tasks.fetch import CUBE_STATES, GAIN, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
+from sims.tasks.fetch import ACTIONS, CUBE_STATES, GAIN, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
 
 WIDE = 0.05  # metres that each finger is from the middle when the gripper is wide open
 CENTRE = np.array([1.3419, 0.7491])  # where the gripper is after a reset: the middle of cubes and goals, in metres
@@ -210,6 +210,6 @@ TASK = Task(
     min_goal_distance=0.1,
     collect_frames=18,  # the script takes 9 actions, at most 12; what follows is rest
     settle_steps=16,
-    evaluation_steps=18,
+    evaluation_steps=ACTIONS,
     interval=INTERVAL,
 )

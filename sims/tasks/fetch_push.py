@@ -17,7 +17,7 @@ from sims.disturbance import purposeful
 from sims.language import Placement
 from sims.rendering import View
 from sims.task import Action, Controller, Simulation, State, Task
-from sims.tasks.fetch import CUBE_STATES, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
+from sims.tasks.fetch import ACTIONS, CUBE_STATES, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
 
 CENTRE = np.array([1.3631, 0.7491])  # where the gripper is after a reset: the middle of cubes and goals, in metres
 LOW, HIGH = 0.42, 0.5  # heights of the gripper in metres: fingers just above the table, and above the cube
@@ -175,6 +175,6 @@ TASK = Task(
     min_goal_distance=0.1,
     collect_frames=22,  # the script takes 13 actions, at most 18; what follows is rest
     settle_steps=18,
-    evaluation_steps=20,
+    evaluation_steps=ACTIONS,
     interval=INTERVAL,
 )
