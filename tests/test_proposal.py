@@ -22,25 +22,23 @@ def make() -> Proposal:
 
 def test_the_loss_is_the_weighted_negative_log_likelihood_of_every_action_but_the_first() -> None:
     proposal, states, actions, later = make(), torch.randn(3, 5, 2, 3), torch.randn(3, 4, 2), torch.randn(3, 2, 3)
-    pick = torch.tensor([0, 3, 4])
     terms = []
     for b in range(3):
         for t in range(1, 4):  # the action from frame t to frame t + 1
-            goal = states[b, pick[b]] if t < pick[b] else later[b]
-            mean, log_std = proposal(states[b, t], states[b, t - 1], actions[b, t - 1], goal)
+            mean, log_std = proposal(states[b, t], states[b, t - 1], actions[b, t - 1], later[b])
             likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(actions[b, t])
             terms.append((-likelihood - 0.5 * torch.log(torch.tensor(2 * torch.pi))) * log_std.exp() ** 2)
     expected = torch.cat(terms).mean()
-    torch.testing.assert_close(proposal_loss(proposal, states, actions, later, pick), expected)
+    torch.testing.assert_close(proposal_loss(proposal, states, actions, later), expected)
 
 
 def test_what_is_certain_counts_no_more_than_the_rest() -> None:
     """The mean is pulled by its error alone, the deviation still towards what the likelihood says."""
     mean = torch.tensor([[[0.5], [0.5]]], requires_grad=True)
     log_std = torch.tensor([[[-2.0], [0.0]]], requires_grad=True)
-    states, later, pick = torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1), torch.tensor([0])
+    states, later = torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1)
     fixed: Any = lambda *_: (mean, log_std)  # noqa: E731
-    proposal_loss(fixed, states, torch.zeros(1, 3, 1), later, pick).backward()
+    proposal_loss(fixed, states, torch.zeros(1, 3, 1), later).backward()
     assert mean.grad is not None and log_std.grad is not None
     torch.testing.assert_close(mean.grad, torch.full_like(mean, 0.5 / 2))  # of two actions
     assert log_std.grad[0, 0] < 0 < log_std.grad[0, 1]  # it errs by more than e^-2, and by less than 1
@@ -70,7 +68,7 @@ def test_it_learns_the_way_to_a_goal() -> None:
         way = (goal - start) / 4
         states = start[:, None] + way[:, None] * torch.arange(5)[None, :, None, None]  # B x 5 x 1 x 2
         actions = way.expand(-1, 4, -1)
-        loss = proposal_loss(proposal, states, actions, goal, torch.zeros(64, dtype=torch.long))
+        loss = proposal_loss(proposal, states, actions, goal)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

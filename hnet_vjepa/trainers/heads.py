@@ -56,10 +56,9 @@ class Heads:
         with torch.no_grad():
             states = model.states_of(batch.video)  # B x T x S x d
             later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
-        pick = torch.tensor([key % states.shape[1] for key in batch.keys], device=states.device)
         losses = {
             "steps": temporal_distance_loss(world.steps.embed(states)),
-            "proposal": proposal_loss(world.proposal, states, batch.actions, later, pick),
+            "proposal": proposal_loss(world.proposal, states, batch.actions, later),
         }
         if world.coarse is not None:
             losses["coarse"] = coarse_loss(world.coarse, states[:, 0], states[:, -1], batch.keys)
