@@ -25,8 +25,9 @@ def test_it_says_how_to_make_the_episodes(tmp_path: Path) -> None:
 
 
 def test_it_trains(tmp_path: Path, toy_store: Path) -> None:
-    few = [word for field in ("steps=1", "batch_size=2", "clip_frames=3") for word in ("--set", f"action.{field}")]
-    done = main(tmp_path, "--work_dir=out", "--sequence", "action", "--data", str(toy_store), *few)
+    few = [f"{part}.{field}" for part in ("action", "heads") for field in ("steps=1", "batch_size=2", "clip_frames=3")]
+    settings = [word for setting in few for word in ("--set", setting)]
+    done = main(tmp_path, "--work_dir=out", "--sequence", "action", "--data", str(toy_store), *settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("checkpoint: out/action\n")
     assert (tmp_path / "out" / "action" / "manifest.json").is_file()
