@@ -86,6 +86,7 @@ def render_card(model: Model, results: Mapping[str, Any]) -> str:
         "camera": f"{camera.height} × {camera.width} pixels, {camera.name}, every {camera.dt:g} s",
         "actions": commands,
         "data": f"{model.task}: {settings}; the task's data policy, scripted behaviour mixed with noise",
+        "told in training": ", ".join(model.robot.states),
         "phases": f"{phases}; {sum(p.seconds for p in model.manifest.phases):.0f} s in all",
         "trained again by": f"`python -m benchmarks.sims {model.task}`",
         "size": f"{model.parameters:,} parameters, {model.bytes / 1e6:.1f} MB",

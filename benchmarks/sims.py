@@ -65,7 +65,7 @@ RECIPES: dict[str, Recipe] = {
     "meta-world-reach": Recipe("meta_world_reach"),
     "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
     "fetch-push": Recipe("fetch_push", 8000),
-    "push-t": Recipe("push_t", 2000),
+    "push-t": Recipe("push_t", 8000),
     "meta-world-drawer-open": Recipe("meta_world_object", 1500),
     "meta-world-button-press": Recipe("meta_world_object", 1500),
     "meta-world-door-open": Recipe("meta_world_object", 1500),

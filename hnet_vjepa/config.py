@@ -261,8 +261,20 @@ class ActionConfig(PhaseConfig):
 class GroundingConfig(PhaseConfig):
     """Beginning of the action phase: the encoder learns inverse dynamics and keeps what pretraining taught it."""
 
-    clip_frames: int = Field(default=4, ge=3, description="two frames show the motion, the third what an action did")
+    clip_frames: Positive = Field(default=4, description="two frames show the motion, the third what an action did")
+    inverse: Weight = Field(default=1.0, description="weight of inverse dynamics; needs clips of 3 frames or more")
     keep: Weight = Field(default=0.5, description="weight of what the encoder showed before")
+    states: Weight = Field(
+        default=0.0, description="weight of the recorded state, read off the planning state; 0: it is not told"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> GroundingConfig:
+        if self.inverse and self.clip_frames < 3:
+            _refuse([f"grounding.clip_frames = {self.clip_frames}: inverse dynamics takes 3 frames or more"])
+        if not (self.inverse or self.states):
+            _refuse(["grounding: inverse and states are both 0, so it would learn nothing; leave the section out"])
+        return self
 
 
 class HeadsConfig(PhaseConfig):
@@ -365,6 +377,11 @@ class Config(_Section):
         if self.plan.subgoals and not self.model.world_model.code:
             _refuse([f"plan.subgoals = {self.plan.subgoals}: needs a coarse model, so set model.world_model.code to 4"])
         return self
+
+    @property
+    def told(self) -> bool:
+        """Whether the encoder learns from the recorded state, too."""
+        return self.grounding is not None and self.grounding.states > 0
 
     def phase(self, name: Stage) -> PhaseConfig:
         """The section of one phase, or of a part of the action phase."""

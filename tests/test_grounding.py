@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.batch import Batch, ClipSampler
-from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.store import EpisodeStore, StoreInfo, create_store, write_shard
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.export import export
+from hnet_vjepa.models.gauge import Gauge
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot, run_pipeline
 from hnet_vjepa.trainers.engine import train
@@ -21,7 +26,7 @@ from tests import toy
 def started(store: EpisodeStore, **settings: float) -> tuple[HNetVJEPA, Batch]:
     config = toy.config(grounding=settings, model={"predictor": {"width": 64, "depth": 2, "heads": 4}})
     torch.manual_seed(0)
-    model = HNetVJEPA(config, describe_robot(store))
+    model = HNetVJEPA(config, describe_robot(store, config.told))
     return model, ClipSampler(store, model.robot.action, "train", 3, seed=0).batch(0, 8)
 
 
@@ -86,3 +91,63 @@ def test_the_action_phase_begins_with_it_and_says_what_it_came_to(toy_store: Pat
     assert (tmp_path / "grounding.run" / "log.jsonl").is_file()
     assert not (tmp_path / "grounding.run" / "resume").exists()
     assert '"grounded_readout_r2"' in (checkpoint / "manifest.json").read_text()
+
+
+def test_the_error_of_the_recorded_state_is_in_shares_of_its_deviation_and_constants_are_not_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    recorded = torch.randn(200, 3, generator=generator, dtype=torch.float64) * torch.tensor([5.0, 0.01, 0]) + 7
+    gauge = Gauge(4, 2, 3).double()
+    gauge.fit(recorded)
+    states = torch.randn(200, 2, 4, generator=generator, dtype=torch.float64)
+    found = states.reshape(200, 8).numpy() @ gauge.linear.weight.detach().numpy().T + gauge.linear.bias.detach().numpy()
+    truth = recorded.numpy()
+    wanted = (truth[:, :2] - truth[:, :2].mean(0)) / truth[:, :2].std(0)
+    expected = ((found[:, :2] - wanted) ** 2).sum(1).mean() / 3
+    assert float(gauge.error(states, recorded)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_it_is_told_the_planning_state_shows_and_without_weights_nothing_else_is_learnt(
+    toy_store: Path, tmp_path: Path
+) -> None:
+    """The square's place, in episodes that the training did not see, read off by the map that it was taught with."""
+    store = EpisodeStore(toy_store)
+    model, _ = started(store, inverse=0, keep=0, states=1, clip_frames=1, steps=250, learning_rate=0.003)
+    others = {
+        name: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if name.startswith(("predictor", "world_model.inverse"))
+    }
+    train(Grounding(), model, store, tmp_path, progress=False)
+    batch = ClipSampler(store, model.robot.action, "held_out", 1, seed=0).clips(range(20))
+    assert model.gauge is not None
+    with torch.no_grad():
+        assert float(model.gauge.error(model.states(batch.video)[0], batch.states)) < 0.1  # always the mean: about 1
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in others.items())
+
+
+def test_who_is_told_says_so_and_an_export_leaves_behind_what_read_it(toy_store: Path, tmp_path: Path) -> None:
+    config = toy.config(grounding={"states": 1.0, "steps": 2}, pretrain={"steps": 1}, action={"steps": 1})
+    last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
+    small = export(last, tmp_path / "small")
+    assert "gauge" in read_manifest(small).left_out
+    assert '"x [m]"' in (small / "robot.json").read_text()
+
+
+def test_a_recording_without_a_state_can_not_tell_it(tmp_path: Path) -> None:
+    episodes = [replace(toy.episode(i), states=None) for i in range(10)]
+    info = StoreInfo(source="toy", camera=toy.CAMERA, action=toy.SPEC, shards=1, labels=toy.LABELS, settings={})
+    create_store(tmp_path / "store", info)
+    write_shard(tmp_path / "store", 0, info, episodes)
+    config = toy.config(grounding={"states": 1.0})
+    with pytest.raises(UserError, match=r"records no state, which grounding.states would learn from; set it to 0"):
+        run_pipeline(config, tmp_path / "store", tmp_path / "run", ("pretrain", "action"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [({"clip_frames": 2}, "takes 3 frames or more"), ({"inverse": 0, "keep": 1}, "it would learn nothing")],
+)
+def test_sections_that_can_not_be_learnt_from_are_refused(section: dict[str, float], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        toy.config(grounding=section)

@@ -154,8 +154,8 @@ def test_collected_episodes_push_the_block_far_in_every_direction(episodes: list
     turns = np.arctan2(np.sin(turns), np.cos(turns))
     assert 0.3 < (turns[np.abs(turns) > 0.05] > 0).mean() < 0.7
     assert np.abs(centres - 256).max() < 240  # on the plane
-    resting = np.concatenate([np.linalg.norm(e.actions, axis=1) < 3 for e in episodes])
-    assert resting.mean() > 0.03
+    resting = np.concatenate([np.linalg.norm(e.actions, axis=1) < 5 for e in episodes])
+    assert resting.mean() > 0.01
 
 
 def test_pusher_and_block_are_in_the_picture_where_the_state_says(world: push_t.PushT, episodes: list[Episode]) -> None:

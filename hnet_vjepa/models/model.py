@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from hnet_vjepa.config import Config
+from hnet_vjepa.models.gauge import Gauge
 from hnet_vjepa.models.hnet.dechunker import Dechunker
 from hnet_vjepa.models.hnet.encoder import Cache
 from hnet_vjepa.models.probe import AttentiveProbe
@@ -20,13 +21,17 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 
 
 class Robot(BaseModel):
-    """What a model is tied to: the camera it sees through, the actions it knows, the labels it was taught."""
+    """What a model is tied to: the camera it sees through, the actions it knows, the labels it was taught.
+
+    ``states`` names the numbers that its recordings give besides, where they taught it something.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     camera: CameraSpec
     action: ActionSpec
     labels: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
 
 
 class HNetVJEPA(nn.Module):
@@ -46,6 +51,7 @@ class HNetVJEPA(nn.Module):
         self.dechunker = Dechunker(dim, sigma=0.2)  # half the way between neighbouring prototypes
         rollout = config.action.clip_frames - 2  # two frames show the motion that it starts with
         self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model, rollout)
+        self.gauge = Gauge(state_dim, slots, len(robot.states)) if robot.states else None
         self.text = TextEncoder(model.text)
         self.projector = StateProjector(2 * state_dim, slots, model.text.width, model.text.embedding)
         self.probe = AttentiveProbe(2 * state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))

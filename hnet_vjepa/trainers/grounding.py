@@ -1,11 +1,15 @@
-"""What phase 4 may begin with: the encoder learns to show what actions change, and loses nothing that it showed."""
+"""What phase 4 may begin with: the encoder learns to show what actions change, and loses nothing that it showed.
+
+Where the recordings give a state it can be told that, too.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnet_vjepa.config import Stage
+from hnet_vjepa.config import GroundingConfig, Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.inverse import inverse_loss
@@ -25,13 +29,20 @@ class Grounding:
     is small. Actions tell where it went (inverse dynamics; Pathak et al. 2017; Sobal et al. 2025, PLDM), but of an
     object that seldom moves they tell nothing: alone, they would drive it out. The EMA target, which stands still here,
     is the encoder as pretraining left it.
+
+    How an object is turned none of this may show (push-t). Where the recorded state says it, the planning state can be
+    made to show it by a linear map (``states``); planning then sees pictures alone, as ever.
     """
 
     name: Stage = "grounding"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Backbone, predictor, read-out and inverse dynamics."""
-        return [model.backbone, model.predictor, model.world_model.readout, model.world_model.inverse]
+        """Backbone and read-out, and what the terms of the loss that have a weight need besides."""
+        settings = _settings(model)
+        trained: list[nn.Module] = [model.backbone, model.world_model.readout]
+        trained += [model.world_model.inverse] if settings.inverse else []
+        trained += [model.predictor] if settings.keep else []
+        return [*trained, *([] if model.gauge is None else [model.gauge])]
 
     def ema(self, model: HNetVJEPA) -> float | None:
         """A target that stays where it is."""
@@ -41,20 +52,28 @@ class Grounding:
         """What the action phase is trained on will do."""
         return None
 
+    def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
+        """Measure the scales of the recorded state."""
+        if model.gauge is not None:
+            recorded = np.concatenate([e.states for e in store.split("train") if e.states is not None])
+            model.gauge.fit(torch.from_numpy(recorded).double())
+
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
-        """Squared errors of actions between states, and of what the target shows, read out of the same chunks."""
-        settings = model.config.grounding
-        assert settings is not None
-        with torch.no_grad():
-            target = model.target(batch.video)
+        """Squared errors of actions between states, of what the target shows, and of the recorded state."""
+        settings = _settings(model)
         chunks = model.backbone(batch.video)
         states = model.world_model.readout(chunks.tokens).float()  # B x T x S x d
-        wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
-        found = self._recall(model, chunks)
-        return {
-            "inverse": inverse_loss(model.world_model.inverse, states, batch.actions),
-            "keep": settings.keep * (found.float() - wanted).square().mean(),
-        }
+        losses = {}
+        if settings.inverse:
+            losses["inverse"] = settings.inverse * inverse_loss(model.world_model.inverse, states, batch.actions)
+        if settings.keep:
+            with torch.no_grad():
+                target = model.target(batch.video)
+            wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
+            losses["keep"] = settings.keep * (self._recall(model, chunks).float() - wanted).square().mean()
+        if model.gauge is not None:
+            losses["states"] = settings.states * model.gauge.error(states, batch.states)
+        return losses
 
     @staticmethod
     def _recall(model: HNetVJEPA, chunks: Chunks) -> Tensor:
@@ -72,6 +91,12 @@ class Grounding:
         features, states = sampled_states(model, store, chunks=True)
         found = linear_readout(features, states, store.info.states) if states["train"].shape[1] else {}
         return {f"grounded_{name}": value for name, value in found.items()}
+
+
+def _settings(model: HNetVJEPA) -> GroundingConfig:
+    settings = model.config.grounding
+    assert settings is not None  # the pipeline makes this phase of that section alone
+    return settings
 
 
 def standardised(tokens: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from sims.disturbance import purposeful
 from sims.language import LABELS, Placement
 from sims.rendering import draw_discs
 from sims.scene import DIMMEST, TURN
@@ -32,6 +34,7 @@ SIDE = 512  # pixels of the environment's world, which the picture shows
 NEEDS = "pip install 'hnet-vjepa[pusht]'"
 INTERVAL = 5  # environment steps of 0.1 s in one action; after 2, 3 and 5 of them 62, 81 and 96 % of the way is done
 MOST = 50.0  # pixels along each axis in one action
+ACTION = ActionSpec(names=("x", "y"), units=("px", "px"), low=(-MOST, -MOST), high=(MOST, MOST), active=(0, 1))
 CAMERA = CameraSpec(height=64, width=64, dt=0.1 * INTERVAL, name="above")
 OVERSAMPLING = 4
 FLOOR, WALL, BLOCK, PUSHER = (255, 255, 255), (211, 211, 211), (119, 136, 153), (65, 105, 225)
@@ -155,11 +158,15 @@ def sample_goal(rng: np.random.Generator, half: float = GOALS) -> State:
 
 def controller(goal: State) -> Controller:
     """Return the scripted controller: push after push until the block is there, then the pusher goes to its place."""
-    pusher = script.Pusher(pose_of(goal), goal[:2].astype(np.float64), ahead=6)
+    return _pushing(goal, ahead=6, near=2)
+
+
+def _pushing(goal: State, ahead: int, near: float) -> Controller:
+    pusher = script.Pusher(pose_of(goal), goal[:2].astype(np.float64), ahead, near)
     return lambda state: _limited(pusher.move(state[:2].astype(np.float64), pose_of(state)) / ARRIVAL)
 
 
-def data_policy(rng: np.random.Generator) -> Controller:
+def mixture(rng: np.random.Generator) -> Controller:
     """Return a controller that does one thing after another, with noise: push, jab, wander, rest.
 
     It pushes the block towards random poses with the scripted pusher, pushes straight at some point of it and on,
@@ -201,6 +208,14 @@ def data_policy(rng: np.random.Generator) -> Controller:
     return act
 
 
+def _skill(rng: np.random.Generator) -> Controller:
+    """Return the scripted controller for a random goal, which does not wait for a disturbed pusher to be exact."""
+    return _pushing(sample_goal(rng), ahead=1, near=12)
+
+
+data_policy = partial(purposeful, _skill, mixture, ACTION)
+
+
 def start(simulation: Simulation, rng: np.random.Generator) -> None:
     """Put pusher and block anywhere and go to a random moment of an episode, as in the literature.
 
@@ -231,7 +246,7 @@ TASK = Task(
     name="push-t",
     description="Push-T: push a T-shaped block to a place and an angle with a round pusher (gym-pusht)",
     licence="Apache-2.0 (gym-pusht)",
-    action=ActionSpec(names=("x", "y"), units=("px", "px"), low=(-MOST, -MOST), high=(MOST, MOST), active=(0, 1)),
+    action=ACTION,
     camera=CAMERA,
     states=("pusher x (px)", "pusher y (px)", "block x (px)", "block y (px)", "block cosine", "block sine"),
     open=PushT,
@@ -246,7 +261,7 @@ TASK = Task(
     unit="",
     tolerances=(1.0, 0.5),
     min_goal_distance=2.0,
-    collect_frames=40,
+    collect_frames=32,
     settle_steps=12,  # the block has then moved by 90 pixels and 0.8 rad (median)
     evaluation_steps=24,
     interval=INTERVAL,

@@ -1,0 +1,34 @@
+"""What a recording says besides pictures, read off the planning state: it teaches, and planning never asks it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LEAST_STD = 1e-6  # deviation of a recorded number below which it is a constant, and teaches nothing
+
+
+class Gauge(nn.Module):
+    """A linear map from S slots of d numbers to N recorded numbers, each as shares of its deviation."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, state_dim: int, slots: int, recorded: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(slots * state_dim, recorded)
+        self.register_buffer("mean", torch.zeros(recorded))
+        self.register_buffer("scale", torch.ones(recorded))  # one over the deviation; 0 for a constant
+
+    @torch.no_grad()
+    def fit(self, recorded: Tensor) -> None:
+        """Learn the scale of every recorded number from M x N of them."""
+        std = recorded.std(0, correction=0)
+        self.mean.copy_(recorded.mean(0))
+        self.scale.copy_(torch.where(std > LEAST_STD, 1 / std.clamp(min=LEAST_STD), 0))
+
+    def error(self, states: Tensor, recorded: Tensor) -> Tensor:
+        """Mean squared error: planning states ... x S x d, recorded numbers ... x N in their own units."""
+        wanted = (recorded - self.mean) * self.scale
+        found = self.linear(states.flatten(-2)) * (self.scale > 0)
+        return (found.float() - wanted).square().mean()
