@@ -32,7 +32,7 @@ class Batch:
     actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
     captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
     labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
-    states: Tensor  # B x T x S float (S may be 0), only measured with
+    states: Tensor  # B x T x S float (S may be 0), measured with; grounding may learn from it
     keys: list[int]
 
     def to(self, device: torch.device) -> Batch:

@@ -11,7 +11,7 @@ The folder holds one folder per episode, and may say what the robot is::
         actions.csv         the header names the numbers; row t moves frame t to frame t + 1: T - 1 rows. With T rows
                             (one per frame) the last one has no next frame and is dropped
         captions.txt        optional: one sentence for the whole episode, or T lines, one per frame (may be empty)
-        states.csv          optional: T rows, what the robot says of itself (only measured with)
+        states.csv          optional: T rows, what the robot says of itself (to measure with)
         labels.csv          optional: T rows of 0 and 1, or one row for the whole episode
       episode-001/ ...
 

@@ -5,7 +5,7 @@ A store is a directory::
     store.json                what the episodes are (StoreInfo); written first
     shards/00000/frames.npy   N x H x W x 3 uint8, the frames of some episodes one after another
                  actions.npy  N x dim float32; row t moves frame t to t + 1 (an episode's last row is zero)
-                 states.npy   N x S float32, optional: what a simulator or a robot says of itself (only measured with)
+                 states.npy   N x S float32, optional: what a simulator or a robot says of itself (to measure with)
                  labels.npy   N x L uint8 (0 or 1), optional: which of StoreInfo.labels hold at that frame
                  shard.json   per episode: index, seed, length and which captions each frame has; the shard's
                               different captions; the SHA-256 of every array file

@@ -30,8 +30,9 @@ class Grounding:
     object that seldom moves they tell nothing: alone, they would drive it out. The EMA target, which stands still here,
     is the encoder as pretraining left it.
 
-    How an object is turned none of this may show (push-t). Where the recorded state says it, the planning state can be
-    made to show it by a linear map (``states``); planning then sees pictures alone, as ever.
+    None of this may show how an object is turned (push-t). Where the recorded state says it, the planning state can be
+    made to show it, as a linear map reads it (``states``). The map only teaches: the read-out learns on after it, and
+    planning sees pictures alone.
     """
 
     name: Stage = "grounding"
