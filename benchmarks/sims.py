@@ -24,6 +24,7 @@ from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.config import PHASES, PhaseName, load_config
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.models.model import Robot
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.planner import load_planner
@@ -177,6 +178,9 @@ def row(
         summaries[kind] = result["summary"]
         metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"]["as told"]["end"]["value"]
         metrics[f"{kind}_random_success_end"] = result["summary"]["random"]["success"]["as told"]["end"]["value"]
+    robot = Robot.model_validate_json((checkpoint / "robot.json").read_bytes())
+    if robot.states:
+        metrics["states_told_in_training"] = list(robot.states)
     told_apart = one_word(task, checkpoint, work) if "text" in told else {}
     metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in told_apart.items()}
     behind = {
