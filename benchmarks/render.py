@@ -84,19 +84,27 @@ def _origins(rows: dict[str, Any]) -> str:
     return f"\nEach row is written by {by} ({where}; commits {commits}).\n"
 
 
-STAR = " \\*"  # behind the name of a task whose model was told the recorded state
+def _starred(name: str, metrics: dict[str, Any]) -> str:
+    """A task's name, with a star where its model was told the recorded state in training."""
+    return f"`{name}` \\*" if metrics[name].get("states_told_in_training") else f"`{name}`"
+
+
+def _told_note(metrics: dict[str, Any]) -> str:
+    """What the star means, where there is one."""
+    if not any(of_task.get("states_told_in_training") for of_task in metrics.values()):
+        return ""
+    return "\n\\* Told the recorded state in training, not in planning; the others learn without it.\n"
 
 
 def sims_success() -> str:
     """The suite: every task's criteria with floor, planner and ceiling."""
     result = read_result("sims")
     lines = []
-    told = [name for name, metrics in result["metrics"].items() if metrics.get("states_told_in_training")]
     for name, row in result["rows"].items():
         summary = row["summary"]["image"]
         for i, criterion in enumerate(summary["planner"]["success"]):
             rates = {method: summary[method]["success"][criterion] for method in summary}
-            first = [f"`{name}`{STAR if name in told else ''}", f"{row['training_s'] / 60:.0f} min"]
+            first = [_starred(name, result["metrics"]), f"{row['training_s'] / 60:.0f} min"]
             lines.append(
                 [
                     first[0] if i == 0 else "",
@@ -113,9 +121,7 @@ def sims_success() -> str:
         f"\n{' or '.join(map(str, sorted(count)))} test pairs per task, 95 % Wilson intervals in brackets. Training "
         "times include what else the two cores had to do.\n"
     )
-    if told:
-        note += "\n\\* Told the recorded state in training, not in planning; the others learn without it.\n"
-    return markdown(head, lines) + note + _origins(result["rows"])
+    return markdown(head, lines) + note + _told_note(result["metrics"]) + _origins(result["rows"])
 
 
 def sims_distances() -> str:
@@ -128,14 +134,14 @@ def sims_distances() -> str:
             criterion = next(iter(summary["planner"]["success"]))
             rates = {method: summary[method]["success"][criterion] for method in summary}
             cells = [rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]
-            lines.append([f"`{name}`" if i == 0 else "", key[1:], criterion, *cells])
+            lines.append([_starred(name, result["metrics"]) if i == 0 else "", key[1:], criterion, *cells])
     head = [
         "task",
         "steps",
         "within",
         *(f"{m}, {w}" for m in ("random", "planner", "scripted") for w in ("ever", "end")),
     ]
-    return markdown(head, lines) + _origins(result["rows"])
+    return markdown(head, lines) + _told_note(result["metrics"]) + _origins(result["rows"])
 
 
 def sims_told() -> str:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import sims
+from benchmarks import render, sims
+from benchmarks.record import read_result
 from benchmarks.sims import EPISODES, FAR_EPISODES, RECIPES, command_of, judge
 from hnet_vjepa.config import load_config
 from sims.registry import get_task
@@ -57,3 +58,17 @@ def test_only_the_same_weights_in_as_many_episodes_and_steps_are_not_judged_agai
     else:
         with pytest.raises(InterruptedError):
             judge(task, tmp_path, tmp_path, "image", None, 3)
+
+
+def test_the_row_of_a_model_that_was_told_the_state_is_starred(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = json.loads(json.dumps(read_result("sims")))
+    for name, metrics in result["metrics"].items():
+        metrics.pop("states_told_in_training", None)
+        if name == "reacher":
+            metrics["states_told_in_training"] = ["elbow (rad)"]
+    monkeypatch.setattr(render, "read_result", lambda name: result)
+    for table in (render.sims_success(), render.sims_distances()):
+        assert "`reacher` \\*" in table and "\n\\* Told the recorded state in training" in table
+        assert "`two-room` |" in table
+    result["metrics"]["reacher"].pop("states_told_in_training")
+    assert "\\*" not in render.sims_success() + render.sims_distances()
