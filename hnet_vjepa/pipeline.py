@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hnet_vjepa.checkpoint import Manifest, PhaseRecord, load_checkpoint, load_matching, read_manifest, save_checkpoint
-from hnet_vjepa.config import PHASES, Config, PhaseName
+from hnet_vjepa.config import PHASES, Config, PhaseName, parse_config
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
@@ -213,7 +213,7 @@ def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
     file = work_dir / "pipeline.json"
     if file.is_file():
         before = _read_pipeline(work_dir)
-        changed = _differences("", before["settings"], settings)
+        changed = _differences("", _filled_up(before["settings"]), settings)
         if changed and (before["phases"] or any(work_dir.glob("*.run/resume"))):
             raise UserError(
                 f"{work_dir} holds a run with other settings ({', '.join(changed[:4])}); "
@@ -223,6 +223,14 @@ def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
             return
     if _is_main():
         write_json_atomic(file, {"settings": settings, "phases": {}})
+
+
+def _filled_up(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings with the defaults of fields that are newer than the run, which did what these say."""
+    try:
+        return {**settings, "config": parse_config(settings["config"], "").model_dump(mode="json")}
+    except (KeyError, UserError):  # a field of it is gone: the difference will name it
+        return settings
 
 
 def _read_pipeline(work_dir: Path) -> dict[str, Any]:

@@ -166,6 +166,23 @@ def test_a_refused_first_attempt_does_not_spoil_the_place(toy_store: Path, tmp_p
         run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_where_that_has_its_default(
+    toy_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = toy.config(grounding={}, pretrain={"steps": 1}, action={"steps": 1})
+    run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)
+    file = tmp_path / "pipeline.json"
+    content = json.loads(file.read_text())
+    del content["settings"]["config"]["grounding"]["states"]
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"))
+    assert "action: was finished before and is kept" in capsys.readouterr().out
+    told = toy.config(grounding={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
+    with pytest.raises(UserError, match=r"other settings \(config.grounding.states\)"):
+        run_pipeline(told, toy_store, tmp_path, ("pretrain", "action"), progress=False)
+
+
 def test_an_application_may_train_twice_with_different_settings(toy_store: Path, tmp_path: Path) -> None:
     for precision in ("bf16", "fp32"):
         run_pipeline(toy.config(precision=precision), toy_store, tmp_path / precision, ("probe",), progress=False)
