@@ -89,7 +89,7 @@ def _starred(name: str, metrics: dict[str, Any]) -> str:
     return f"`{name}` \\*" if metrics[name].get("states_told_in_training") else f"`{name}`"
 
 
-def _told_note(metrics: dict[str, Any]) -> str:
+def _star_note(metrics: dict[str, Any]) -> str:
     """What the star means, where there is one."""
     if not any(of_task.get("states_told_in_training") for of_task in metrics.values()):
         return ""
@@ -121,7 +121,7 @@ def sims_success() -> str:
         f"\n{' or '.join(map(str, sorted(count)))} test pairs per task, 95 % Wilson intervals in brackets. Training "
         "times include what else the two cores had to do.\n"
     )
-    return markdown(head, lines) + note + _told_note(result["metrics"]) + _origins(result["rows"])
+    return markdown(head, lines) + note + _star_note(result["metrics"]) + _origins(result["rows"])
 
 
 def sims_distances() -> str:
@@ -141,7 +141,7 @@ def sims_distances() -> str:
         "within",
         *(f"{m}, {w}" for m in ("random", "planner", "scripted") for w in ("ever", "end")),
     ]
-    return markdown(head, lines) + _told_note(result["metrics"]) + _origins(result["rows"])
+    return markdown(head, lines) + _star_note(result["metrics"]) + _origins(result["rows"])
 
 
 def sims_told() -> str:

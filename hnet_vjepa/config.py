@@ -379,7 +379,7 @@ class Config(_Section):
         return self
 
     @property
-    def told(self) -> bool:
+    def learns_states(self) -> bool:
         """Whether the encoder learns from the recorded state, too."""
         return self.grounding is not None and self.grounding.states > 0
 

@@ -77,19 +77,14 @@ def _parts(phase: Phase, config: Config) -> list[Phase]:
     return [*([Grounding()] if config.grounding else []), phase, Heads()]
 
 
-def describe_robot(store: EpisodeStore, told: bool = False) -> Robot:
-    """Camera, action spec normalised on the training split, and labels of a data set.
-
-    ``told``: the model learns from the recorded state as well. Raises UserError when there is none.
-    """
+def describe_robot(store: EpisodeStore, learns_states: bool = False) -> Robot:
+    """Camera, action spec normalised on the training split, labels, and what of the recorded state a model learns."""
     actions = np.concatenate([e.actions for e in store.split("train")])
-    if told and not store.info.states:
-        raise UserError(f"{store.path} records no state, which grounding.states would learn from; set it to 0")
     return Robot(
         camera=store.info.camera,
         action=store.info.action.normalised_by(actions),
         labels=store.info.labels,
-        states=store.info.states if told else (),
+        states=store.info.states if learns_states else (),
     )
 
 
@@ -123,7 +118,8 @@ def run_pipeline(
     for phase in made.values():
         for part in _parts(phase, config):
             check_data(part, config, store)
-    describe_robot(store, config.told)
+    if config.learns_states and not store.info.states:
+        raise UserError(f"{store.path} records no state, which grounding.states would learn from; set it to 0")
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
         "data_fingerprint": store.fingerprint(),
@@ -259,7 +255,7 @@ def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HN
     A checkpoint of this very run is taken as it is. Another one (fine-tuning) gives every weight that fits; the robot's
     action normalisation stays the checkpoint's, since its dynamics know actions in that scale only.
     """
-    robot = describe_robot(store, config.told)
+    robot = describe_robot(store, config.learns_states)
     if before is None:
         return HNetVJEPA(config, robot), Manifest()
     source = load_checkpoint(before)

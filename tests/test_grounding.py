@@ -26,7 +26,7 @@ from tests import toy
 def started(store: EpisodeStore, **settings: float) -> tuple[HNetVJEPA, Batch]:
     config = toy.config(grounding=settings, model={"predictor": {"width": 64, "depth": 2, "heads": 4}})
     torch.manual_seed(0)
-    model = HNetVJEPA(config, describe_robot(store, config.told))
+    model = HNetVJEPA(config, describe_robot(store, config.learns_states))
     return model, ClipSampler(store, model.robot.action, "train", 3, seed=0).batch(0, 8)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
 from sims.collect import record
+from sims.disturbance import disturbed
 from sims.protocol import Pair, make_pairs
 from sims.seeds import episode_seed
 from sims.task import Controller
@@ -154,8 +157,29 @@ def test_collected_episodes_push_the_block_far_in_every_direction(episodes: list
     turns = np.arctan2(np.sin(turns), np.cos(turns))
     assert 0.3 < (turns[np.abs(turns) > 0.05] > 0).mean() < 0.7
     assert np.abs(centres - 256).max() < 240  # on the plane
-    resting = np.concatenate([np.linalg.norm(e.actions, axis=1) < 5 for e in episodes])
-    assert resting.mean() > 0.01
+
+
+def test_who_does_one_thing_after_another_rests_in_between(world: push_t.PushT) -> None:
+    task = replace(TASK, data_policy=push_t.mixture, collect_frames=40)
+    episodes = [record(task, world, episode_seed("collect", 0, i), i) for i in range(16)]
+    resting = np.concatenate([np.linalg.norm(e.actions, axis=1) < 3 for e in episodes])
+    assert resting.mean() > 0.03
+
+
+def test_disturbed_a_script_that_does_not_wait_to_be_exact_brings_the_block_more_often(world: push_t.PushT) -> None:
+    """What episodes do, beside the ceiling's script, which hardly begins a push when its pusher is shaken."""
+    arrived = np.zeros((2, 24), bool)
+    for seed in range(arrived.shape[1]):
+        for i, skill in enumerate((push_t._skill, lambda rng: push_t.controller(push_t.sample_goal(rng)))):
+            rng = np.random.default_rng(seed)
+            push_t.start(world, rng)
+            goal = push_t.sample_goal(copy.deepcopy(rng))  # which both draw first
+            act = disturbed(skill(rng), push_t.ACTION, rng)
+            for _ in range(TASK.collect_frames):
+                world.step(act(world.state()))
+            arrived[i, seed] = push_t_script.error(push_t.pose_of(world.state()), push_t.pose_of(goal)) < push_t.NEAR
+    assert arrived[0].mean() > 0.5
+    assert arrived[0].sum() > arrived[1].sum() + 3
 
 
 def test_pusher_and_block_are_in_the_picture_where_the_state_says(world: push_t.PushT, episodes: list[Episode]) -> None:
