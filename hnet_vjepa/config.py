@@ -265,7 +265,8 @@ class GroundingConfig(PhaseConfig):
     inverse: Weight = Field(default=1.0, description="weight of inverse dynamics; needs clips of 3 frames or more")
     keep: Weight = Field(default=0.5, description="weight of what the encoder showed before")
     states: Weight = Field(
-        default=0.0, description="weight of the recorded state, read off the planning state; 0: it is not told"
+        default=0.0,
+        description="weight of the recorded state, read off the planning state, now and while dynamics are learnt",
     )
 
     @model_validator(mode="after")
@@ -299,6 +300,7 @@ class PlanConfig(_Section):
         default=0.05, gt=0, description="floor of the search's spread, as a share of the action range"
     )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
+    searches: Positive = Field(default=1, description="searches from different noise, of which the best plan counts")
     kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
     proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
     habit: Weight = Field(
@@ -315,6 +317,10 @@ class PlanConfig(_Section):
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
     steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
+    told: Weight = Field(
+        default=0.0,
+        description="weight of the distance in what grounding.states told, in deviations of the recorded numbers",
+    )
     leaps: Weight = Field(
         default=0.0,
         description="weight of what imagined steps skip (temporal distance), where the goal is a state",
@@ -376,6 +382,12 @@ class Config(_Section):
     def _subgoals_need_a_coarse_model(self) -> Config:
         if self.plan.subgoals and not self.model.world_model.code:
             _refuse([f"plan.subgoals = {self.plan.subgoals}: needs a coarse model, so set model.world_model.code to 4"])
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_read_that_was_not_told(self) -> Config:
+        if self.plan.told and not self.learns_states:
+            _refuse([f"plan.told = {self.plan.told}: nothing is told; set grounding.states to 1"])
         return self
 
     @property

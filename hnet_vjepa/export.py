@@ -26,17 +26,17 @@ HARMLESS = 1e-3
 def export(checkpoint: Path, out: Path) -> Path:
     """Write ``checkpoint`` for planning only into the directory ``out`` and return ``out``.
 
-    Left out are the EMA target, the predictor of masked chunks, the dechunker, what read the recorded state, and the
-    heads of phases that were not trained; whitenings become part of the layers that follow. An earlier export in
-    ``out`` is replaced, and the card that was written of it. Raises UserError when ``checkpoint`` can not plan or
-    ``out`` holds anything else.
+    Left out are the EMA target, the predictor of masked chunks, the dechunker, what read the recorded state unless the
+    energy asks it, and the heads of phases that were not trained; whitenings become part of the layers that follow.
+    An earlier export in ``out`` is replaced, and the card that was written of it. Raises UserError when ``checkpoint``
+    can not plan or ``out`` holds anything else.
     """
     loaded = load_checkpoint(checkpoint)
     trained = loaded.manifest.trained()
     if "action" not in trained:
         raise UserError(f"{checkpoint} has no dynamics and can not plan; export a checkpoint of the phase 'action'")
     _refuse_to_overwrite(out)
-    gauge = () if loaded.model.gauge is None else ("gauge",)
+    gauge = () if loaded.model.gauge is None or loaded.model.config.plan.told else ("gauge",)
     left_out = (*TRAINING_ONLY, *gauge, *(m for phase, heads in HEADS.items() if phase not in trained for m in heads))
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})

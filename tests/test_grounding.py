@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_vjepa.checkpoint import read_manifest
+from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore, StoreInfo, create_store, write_shard
@@ -17,7 +17,10 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
 from hnet_vjepa.models.gauge import Gauge
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.pipeline import describe_robot, run_pipeline
+from hnet_vjepa.planning.planner import load_planner
+from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery
 from hnet_vjepa.trainers.engine import train
 from hnet_vjepa.trainers.grounding import Grounding, standardised
 from tests import toy
@@ -131,6 +134,51 @@ def test_who_is_told_says_so_and_an_export_leaves_behind_what_read_it(toy_store:
     small = export(last, tmp_path / "small")
     assert "gauge" in read_manifest(small).left_out
     assert '"x [m]"' in (small / "robot.json").read_text()
+
+
+def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_store: Path, tmp_path: Path) -> None:
+    """After the action phase, in other episodes: by the map that grounding began with, one step and three ahead."""
+    store = EpisodeStore(toy_store)
+    settings = {"inverse": 0, "keep": 0, "states": 1, "clip_frames": 1, "steps": 250, "learning_rate": 0.003}
+    action = {"steps": 200, "clip_frames": 5, "learning_rate": 0.003, "frozen_encoder": True}
+    config = toy.config(grounding=settings, pretrain={"steps": 1}, action=action, heads={"steps": 1})
+    model = load_checkpoint(run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)).model
+    batch = ClipSampler(store, model.robot.action, "held_out", 5, seed=0).clips(range(16))
+    assert model.gauge is not None
+    with torch.no_grad():
+        states = model.states(batch.video)[0]
+        ahead = rollout(
+            model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 0], batch.actions[:, 1:]
+        )
+        seen, foreseen = model.gauge.error(states, batch.states), model.gauge.error(ahead, batch.states[:, 2:])
+        resting = model.gauge.error(states[:, 1:2].expand_as(ahead), batch.states[:, 2:])
+    assert float(seen) < 0.1  # always the mean: about 1
+    assert float(foreseen) < 0.05 * float(resting)
+
+
+def test_the_energy_of_what_was_told_is_the_distance_that_the_map_reads_and_is_planned_with(
+    toy_store: Path, tmp_path: Path
+) -> None:
+    plan = {"latent": 0.5, "steps": 0.0, "told": 2.0, "candidates": 16, "iterations": 3, "elites": 4}
+    config = toy.config(grounding={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 2}, plan=plan)
+    last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
+    small = export(last, tmp_path / "small")  # without the map it could not plan
+    assert "gauge" not in read_manifest(small).left_out
+    query = PlanQuery(np.stack([toy.picture(8, 10), toy.picture(9, 10)]), ImageGoal(toy.picture(24, 24)))
+    [whole], [exported] = load_planner(last).plan([query]), load_planner(small).plan([query])
+    assert exported.energy_now == pytest.approx(whole.energy_now, rel=0.01)
+    model = load_checkpoint(last).model
+    assert model.gauge is not None
+    with torch.no_grad():
+        goal = model.states(torch.from_numpy(toy.picture(24, 24)[None, None]).float() / 127.5 - 1)[0][0, 0].numpy()
+    weight, apart = model.gauge.linear.weight.detach().numpy(), whole.state - goal
+    expected = 0.5 * np.abs(apart).mean() + 2 * np.linalg.norm(weight @ apart.ravel())
+    assert whole.energy_now == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_nothing_is_measured_with_that_was_not_told() -> None:
+    with pytest.raises(UserError, match=r"plan.told = 1.0: nothing is told; set grounding.states to 1"):
+        toy.config(plan={"told": 1.0})
 
 
 def test_a_recording_without_a_state_can_not_tell_it(tmp_path: Path) -> None:

@@ -30,5 +30,9 @@ class Gauge(nn.Module):
     def error(self, states: Tensor, recorded: Tensor) -> Tensor:
         """Mean squared error: planning states ... x S x d, recorded numbers ... x N in their own units."""
         wanted = (recorded - self.mean) * self.scale
-        found = self.linear(states.flatten(-2)) * (self.scale > 0)
-        return (found.float() - wanted).square().mean()
+        return (self.read(states) - wanted).square().mean()
+
+    def read(self, states: Tensor) -> Tensor:
+        """The recorded numbers as shares of their deviations, constants as 0: ... x S x d -> ... x N."""
+        found: Tensor = self.linear(states.flatten(-2)) * (self.scale > 0)
+        return found.float()

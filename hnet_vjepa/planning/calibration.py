@@ -12,7 +12,7 @@ from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.planning.familiarity import Familiarity, describe
-from hnet_vjepa.planning.objectives import state_energy
+from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05
@@ -38,11 +38,11 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
     Needs no labels: a robot that is nearer to the goal than it nearly ever is to where it was one step ago has arrived,
     as far as the camera can tell.
     """
-    plan, energies = model.config.plan, []
+    energy, energies = StateEnergy.of(model), []
     for batch in clip_batches(model, store, "held_out", 2):
         states, masks = model.states(batch.video)
         before, after = (states[:, t] for t in (0, 1))
-        energies.append(state_energy(before, after, masks[:, 0], masks[:, 1], plan, model.world_model.steps))
+        energies.append(energy(before, after, masks[:, 0], masks[:, 1]))
     return float(torch.cat(energies).quantile(REACHED_QUANTILE))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.batch import normalise_actions, normalise_frames
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.objectives import state_energy
+from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.planning.planner import WorldModelPlanner
 
 PIECE = 64  # pictures that are encoded at once
@@ -98,8 +98,7 @@ class Inspector:
     def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
         """The planner's energy of N states for a goal picture (one row): N."""
         there, empty = goal.states.expand_as(seen.states), goal.masks.expand_as(seen.masks)
-        world = self._model.world_model
-        energies = state_energy(seen.states, there, seen.masks, empty, self._model.config.plan, world.steps)
+        energies = StateEnergy.of(self._model)(seen.states, there, seen.masks, empty)
         return energies.double().numpy()
 
     def cost(self, energies: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

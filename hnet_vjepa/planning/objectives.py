@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.losses.energy import energy, text_energy
+from hnet_vjepa.models.gauge import Gauge
+from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.world_model import with_motion
 
@@ -34,41 +36,59 @@ class Objective(Protocol):
         ...
 
 
-def state_energy(
-    states: Tensor,
-    goal: Tensor,
-    mask: Tensor,
-    goal_mask: Tensor,
-    plan: PlanConfig,
-    steps: TemporalDistance,
-    embedded: Tensor | None = None,
-) -> Tensor:
-    """Energy of states ... x S x d for goal states ... x S x d; masks ... x S, True = slot that holds nothing.
+@dataclass(frozen=True)
+class StateEnergy:
+    """How far planning states are from a goal's, as the configuration weighs three ways to say it.
 
-    Goals and masks are broadcast, so that a goal that many states have is embedded once. ``embedded``: the goal's
-    embedding by ``steps``, where it is known.
+    How different they look, slot by slot; how many steps lie between them; and how far apart they are in what the
+    encoder was told of the recorded state, where it was: ``|G s - G g|``, in deviations, G the map that it was told by.
     """
-    cost = states.new_zeros(states.shape[:-2])
-    if plan.latent:
-        cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
-    if plan.steps:
-        there = steps.embed(goal) if embedded is None else embedded
-        cost = cost + plan.steps * torch.linalg.vector_norm(steps.embed(states) - there, dim=-1)
-    return cost
+
+    plan: PlanConfig
+    steps: TemporalDistance
+    gauge: Gauge | None
+
+    @classmethod
+    def of(cls, model: HNetVJEPA) -> StateEnergy:
+        """That of a model."""
+        return cls(model.config.plan, model.world_model.steps, model.gauge)
+
+    def shown(self, goal: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the energy needs of goal states ... x S x d once: their embedding (... x E) and gauge (... x N)."""
+        embedded = self.steps.embed(goal) if self.plan.steps else None
+        return embedded, self.gauge.read(goal) if self.plan.told and self.gauge is not None else None
+
+    def __call__(
+        self,
+        states: Tensor,
+        goal: Tensor,
+        mask: Tensor,
+        goal_mask: Tensor,
+        shown: tuple[Tensor | None, Tensor | None] | None = None,
+    ) -> Tensor:
+        """Energy of states ... x S x d for goals ... x S x d; masks ... x S, True = slot that holds nothing.
+
+        Goals and masks are broadcast. ``shown``: that of the goal, where it is known, so that many states have it once.
+        """
+        plan, cost = self.plan, states.new_zeros(states.shape[:-2])
+        embedded, read = self.shown(goal) if shown is None else shown
+        if plan.latent:
+            cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
+        if embedded is not None:
+            cost = cost + plan.steps * torch.linalg.vector_norm(self.steps.embed(states) - embedded, dim=-1)
+        if read is not None and self.gauge is not None:
+            cost = cost + plan.told * torch.linalg.vector_norm(self.gauge.read(states) - read, dim=-1)
+        return cost
 
 
 @dataclass(frozen=True)
 class StateObjective:
-    """Distance to a goal state (from an image, or stored). How the robot came there does not matter.
-
-    How different it looks, slot by slot, and how many steps away it is, as the configuration weighs them.
-    """
+    """Distance to a goal state (from an image, or stored). How the robot came there does not matter."""
 
     goal: Tensor  # B x S x d
     goal_mask: Tensor  # B x S, True = slot that holds nothing
     mask: Tensor  # B x S, of the state the search starts from; what is imagined keeps it
-    plan: PlanConfig
-    steps: TemporalDistance
+    energy: StateEnergy
     near: float  # energy below which the goal is reached
 
     @property
@@ -79,12 +99,12 @@ class StateObjective:
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:
         """See Objective."""
         goal, here, there = (x[:, None] for x in (self.goal, self.mask, self.goal_mask))
-        return state_energy(states, goal, here, there, self.plan, self.steps, self._embedded)
+        return self.energy(states, goal, here, there, self._shown)
 
     @cached_property
-    def _embedded(self) -> Tensor | None:
-        """The goal's embedding by the temporal distance, B x 1 x E: one for all that is asked of this goal."""
-        return self.steps.embed(self.goal[:, None]) if self.plan.steps else None
+    def _shown(self) -> tuple[Tensor | None, Tensor | None]:
+        """What the energy needs of the goals, B x 1 x ...: one for all that is asked of them."""
+        return self.energy.shown(self.goal[:, None])
 
     def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
         """Nearer than the calibrated energy."""

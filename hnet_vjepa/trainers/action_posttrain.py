@@ -23,6 +23,9 @@ class Action:
 
     ``rehearse`` names the phases trained before: their heads go on learning on detached states, so that words and
     labels keep their meaning while the state under them moves, and never shape what image goals are measured with.
+
+    What grounding was told of the recorded state is told here, too: of seen states, so that the read-out does not
+    unlearn it, and of imagined ones, so that the dynamics get right what it names.
     """
 
     name: Stage = "action"
@@ -36,6 +39,8 @@ class Action:
         modules: list[nn.Module] = [world.readout, world.dynamics, world.inverse]
         if not model.config.action.frozen_encoder:
             modules.append(model.backbone)
+        if model.gauge is not None:
+            modules.append(model.gauge)
         if model.config.action.rehearsal and "language" in self.rehearse:
             modules += [model.projector, model.text]
         if model.config.action.rehearsal and "probe" in self.rehearse:
@@ -73,6 +78,9 @@ class Action:
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d
         losses["variance"] = config.variance * variance_loss(content)
         losses["covariance"] = config.covariance * covariance_loss(content)
+        if model.gauge is not None and model.config.grounding is not None:
+            seen, foreseen = model.gauge.error(states, batch.states), model.gauge.error(imagined, batch.states[:, 2:])
+            losses["states"] = model.config.grounding.states * (seen + foreseen)
         if config.rehearsal and "language" in self.rehearse:
             terms = language_loss(model, model.read(states.detach()), batch.captions, batch.keys)
             losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()
