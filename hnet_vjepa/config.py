@@ -325,6 +325,9 @@ class PlanConfig(_Section):
         default=0.0,
         description="weight of what imagined steps skip (temporal distance), where the goal is a state",
     )
+    late: Weight = Field(
+        default=0.0, description="how much more later states count: that after h of H actions (h / H)^late as much"
+    )
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from hnet_vjepa.planning.costs import (
     GoalTerm,
     HabitTerm,
     Imagined,
+    LateTerm,
     LeapTerm,
     total,
 )
@@ -142,6 +143,15 @@ def test_an_approach_that_is_not_a_number_is_not_the_closest() -> None:
     assert torch.isnan(ClosestTerm(GoalTerm(constant(energies)))(imagined((1, 2, 3))).sum(-1)).tolist() == [
         [True, False]
     ]
+
+
+@pytest.mark.parametrize(
+    ("late", "weights"), [(0.0, [1, 1, 1, 1]), (1.0, [0.25, 0.5, 0.75, 1]), (0.5, [0.5, 0.5**0.5, 0.75**0.5, 1])]
+)
+def test_later_states_count_more_by_a_power_of_how_late_they_are(late: float, weights: list[float]) -> None:
+    energies = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    found = LateTerm(GoalTerm(constant(energies)), late)(imagined((2, 3, 4)))
+    np.testing.assert_allclose(found.numpy(), energies.numpy() * np.array(weights), rtol=1e-6)
 
 
 def test_control_costs_the_squared_way_from_holding_still() -> None:

@@ -68,6 +68,27 @@ class ClosestTerm:
 
 
 @dataclass(frozen=True)
+class LateTerm:
+    """The energy of every state, of which later ones count more: ``(h / H)^late`` times that after h of H actions.
+
+    A way that begins by going around something costs nearly as much as one that goes straight and gets stuck, where
+    all states count the same; where the last alone does, nothing says that the goal should be reached soon.
+    """
+
+    goal: GoalTerm
+    late: float
+
+    def __call__(self, imagined: Imagined) -> Tensor:
+        """See Term."""
+        return late_weights(imagined.actions.shape[2], self.late) * self.goal(imagined)
+
+
+def late_weights(horizon: int, late: float) -> Tensor:
+    """How much the energy after each of H actions counts: H, the last 1."""
+    return (torch.arange(1.0, horizon + 1) / horizon) ** late
+
+
+@dataclass(frozen=True)
 class ControlTerm:
     """The squared size of what an action changes."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.batch import normalise_actions, normalise_frames
 from hnet_vjepa.models.world_model import rollout
+from hnet_vjepa.planning.costs import late_weights
 from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.planning.planner import WorldModelPlanner
 
@@ -103,7 +104,8 @@ class Inspector:
 
     def cost(self, energies: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """What the search ranks N candidates by, from their energies after every action (H times N): N."""
-        return np.sum(energies, 0)
+        counts = late_weights(len(energies), self._model.config.plan.late).double().numpy()
+        return np.tensordot(counts, np.stack(energies), 1)
 
     @torch.inference_mode()
     def acted(self, seen: Seen) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from hnet_vjepa.planning.costs import (
     GoalTerm,
     HabitTerm,
     Imagined,
+    LateTerm,
     LeapTerm,
     Term,
     total,
@@ -261,7 +262,7 @@ class WorldModelPlanner:
         terms += self._credible(now, aim)
         found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
         # The search has told the energies of the goal where it minimised these and nothing else.
-        if aim is objective and cost == Cost() and len(terms) == told:
+        if aim is objective and cost == Cost() and len(terms) == told and not self._model.config.plan.late:
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
         return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
 
@@ -457,7 +458,9 @@ class WorldModelPlanner:
     def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
         """What plans cost; the queries have the same cost."""
         cost = queries[0].cost
-        terms: list[Term] = [ClosestTerm(goal) if cost.over_steps == "closest" else goal]
+        late = self._model.config.plan.late
+        summed: Term = LateTerm(goal, late) if late else goal
+        terms: list[Term] = [ClosestTerm(goal) if cost.over_steps == "closest" else summed]
         if cost.control:
             terms.append(ControlTerm(cost.control, torch.stack([self._hold(query) for query in queries])))
         return terms if avoid is None else [*terms, avoid]
