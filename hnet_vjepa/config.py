@@ -300,7 +300,6 @@ class PlanConfig(_Section):
         default=0.05, gt=0, description="floor of the search's spread, as a share of the action range"
     )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
-    searches: Positive = Field(default=1, description="searches from different noise, of which the best plan counts")
     kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
     proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
     habit: Weight = Field(

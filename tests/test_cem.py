@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.cem import Found, better, check_search, noise_shape, search_actions
+from hnet_vjepa.planning.cem import Found, check_search, noise_shape, search_actions
 from hnet_vjepa.planning.protocols import SearchSettings
 
 SEARCH = SearchSettings(candidates=64, iterations=12, horizon=3, elites=8)
@@ -44,17 +44,6 @@ def test_what_cannot_be_done_is_never_proposed_and_the_bound_is_found() -> None:
     found = find(score)
     assert max(float(a.abs().max()) for a in seen) <= 1.0
     assert (found.actions > 0.97).all()
-
-
-def test_of_two_searches_every_query_has_the_plan_that_costs_less_and_one_that_is_a_number() -> None:
-    def found(name: float, *energies: list[float]) -> Found:
-        return Found(torch.full((4, 2, 1), name), torch.tensor(energies), (int(name),) * 4)
-
-    one = found(1, [1, 1], [5, 0], [0, 2], [torch.nan, 0])
-    other = found(2, [0, 3], [2, 2], [1, 1], [9, 9])
-    best = better(one, other)
-    assert best.actions[:, 0, 0].tolist() == [1, 2, 1, 2] and best.iterations == (1, 2, 1, 2)
-    assert best.energies.tolist() == [[1, 1], [2, 2], [0, 2], [9, 9]]
 
 
 def test_the_plan_of_a_query_does_not_depend_on_its_neighbours() -> None:

@@ -1,7 +1,5 @@
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import torch
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.cem import Found, search_actions
+from hnet_vjepa.planning.cem import Found
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.planning.protocols import (
     ImageGoal,
@@ -108,31 +106,6 @@ def test_the_same_seed_gives_the_same_plan_alone_or_in_company(planner: WorldMod
     np.testing.assert_allclose(together[1].actions, alone.actions, atol=1e-4)
     again = planner.plan([query(1)])[0]
     assert np.array_equal(alone.actions, again.actions)
-
-
-def test_of_several_searches_the_best_plan_counts_and_when_time_is_up_one_is_enough(toy_run: Path) -> None:
-    checkpoint = load_checkpoint(toy_run / "action")
-    searched: list[float] = []
-
-    def counted(*asked: Any) -> Found:
-        found = search_actions(*asked)
-        searched.append(float(found.energies.sum()))
-        return found
-
-    def planner(searches: int) -> WorldModelPlanner:
-        return WorldModelPlanner(with_plan(checkpoint, searches=searches), counted)
-
-    hard = SearchSettings(4, 1, 4, 2)  # so little that searches differ
-    [alone] = planner(1).plan([query(search=hard)])
-    assert len(searched) == 1
-    [several] = planner(5).plan([query(search=hard)])
-    tried = searched[1:]
-    assert len(tried) == 5 == len(set(tried)) and tried[0] == searched[0]
-    assert float(several.energies.sum()) == pytest.approx(min(tried), rel=1e-5)
-    assert several.energies.sum() < alone.energies.sum()
-    searched.clear()
-    [late] = planner(5).plan([query(search=hard, deadline=time.monotonic())])
-    assert len(searched) == 1 and np.isfinite(late.actions).all()
 
 
 @pytest.mark.parametrize(

@@ -41,18 +41,6 @@ class Found:
     iterations: tuple[int, ...]  # B, rounds until it was found: fewer than asked when time was up or the mean settled
 
 
-def better(one: Found, other: Found) -> Found:
-    """Of two searches for the same queries the better plan of each; the first where they are equally good."""
-    costs = [found.energies.sum(-1).nan_to_num(nan=torch.inf) for found in (one, other)]  # B
-    wins = costs[1] < costs[0]
-    iterations = [b if won else a for won, a, b in zip(wins.tolist(), one.iterations, other.iterations, strict=True)]
-    return Found(
-        torch.where(wins[:, None, None], other.actions, one.actions),
-        torch.where(wins[:, None], other.energies, one.energies),
-        tuple(iterations),
-    )
-
-
 class Search(Protocol):
     """A way to find action sequences of low summed energy: ``search_actions``, or what is compared with it."""
 

@@ -20,7 +20,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.hnet.encoder import Cache
 from hnet_vjepa.models.proposal import propose
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import Found, Propose, Score, Search, better, check_search, search_actions
+from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
 from hnet_vjepa.planning.costs import (
     AvoidTerm,
@@ -70,7 +70,6 @@ from hnet_vjepa.words import split_words
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 REMEMBERED_REGIONS = 64
-STRIDE = 0x9E3779B97F4A7C15  # between the seeds of searches for the same query
 
 STRANGE: dict[Picture, str] = {
     "frames": "the last frame is unlike all that the model was trained on; the plan may mean nothing",
@@ -325,29 +324,18 @@ class WorldModelPlanner:
         self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
     ) -> Found:
         """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
-        plan, last, deadline = self._model.config.plan, self._from_model(now.acted), _first_deadline(queries)
-        propose = None if objective.aim is None else self._proposer(now, objective.aim)
-
-        def find(turn: int, mean: list[Tensor], std: list[float]) -> Found:
-            seeds = [(q.seed + turn * STRIDE) % 2**63 for q in queries]
-            allow = lambda actions: self._limits.project(actions, last)  # noqa: E731
-            return self._find(
-                score, torch.stack(mean), search, seeds, plan, torch.tensor(std), deadline, allow, propose
-            )
-
-        begun = time.monotonic()
-        found = find(
-            0,
-            [self._first_mean(q, search.horizon) for q in queries],
-            [plan.first_std if q.previous_actions is None else plan.warm_std for q in queries],
+        plan, last = self._model.config.plan, self._from_model(now.acted)
+        return self._find(
+            score,
+            torch.stack([self._first_mean(q, search.horizon) for q in queries]),
+            search,
+            [q.seed for q in queries],
+            plan,
+            torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
+            _first_deadline(queries),
+            lambda actions: self._limits.project(actions, last),
+            None if objective.aim is None else self._proposer(now, objective.aim),
         )
-        for turn in range(1, plan.searches):
-            now_is = time.monotonic()
-            if deadline is not None and now_is + (now_is - begun) / turn > deadline:
-                break
-            hold = [self._hold(q).repeat(search.horizon, 1) for q in queries]
-            found = better(found, find(turn, hold, [plan.first_std] * len(queries)))
-        return found
 
     def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
         """Where the robots are, of the last ``frames`` frames of each query."""
