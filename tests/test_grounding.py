@@ -106,7 +106,7 @@ def test_the_error_of_the_recorded_state_is_in_shares_of_its_deviation_and_const
     truth = recorded.numpy()
     wanted = (truth[:, :2] - truth[:, :2].mean(0)) / truth[:, :2].std(0)
     expected = ((found[:, :2] - wanted) ** 2).sum(1).mean() / 3
-    assert float(gauge.error(states, recorded)) == pytest.approx(expected, rel=1e-6)
+    assert gauge.error(states, recorded).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_it_is_told_the_planning_state_shows_and_without_weights_nothing_else_is_learnt(

@@ -1,4 +1,4 @@
-"""What a recording says besides pictures, read off the planning state: it teaches, and planning never asks it."""
+"""What a recording says besides pictures, read off the planning state: it teaches, and an energy may count it."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ class ClosestTerm:
 class LateTerm:
     """The energy of every state, of which later ones count more: ``(h / H)^late`` times that after h of H actions.
 
-    A way that begins by going around something costs nearly as much as one that goes straight and gets stuck, where
-    all states count the same; where the last alone does, nothing says that the goal should be reached soon.
+    Where all states count the same, a way that begins by going around something pays for its beginning; where the last
+    alone counts, nothing says that the goal should be reached soon.
     """
 
     goal: GoalTerm

@@ -31,8 +31,8 @@ class Grounding:
     is the encoder as pretraining left it.
 
     None of this may show how an object is turned (push-t). Where the recorded state says it, the planning state can be
-    made to show it, as a linear map reads it (``states``). The map only teaches: the read-out learns on after it, and
-    planning sees pictures alone.
+    made to show it, as a linear map reads it (``states``), which goes on telling while the dynamics learn. Planning
+    sees pictures alone.
     """
 
     name: Stage = "grounding"
