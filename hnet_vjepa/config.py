@@ -412,6 +412,7 @@ def config_names() -> list[str]:
 def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> Config:
     """Load a configuration by name (``fetch_reach``) or from a YAML file.
 
+    A file may begin with ``base: NAME``, one of the configurations that come along, and say what differs from it.
     ``overrides`` maps dotted fields to values (``{"action.steps": 10}``). Raises UserError for a file that cannot be
     read or is not YAML, and for a wrong field: with its name, the value and what is allowed.
     """
@@ -421,12 +422,10 @@ def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> C
             raise UserError(f"no configuration file {path}")
         text, where = _read(path), str(path)
     elif name_or_path in config_names():
-        text, where = (resources.files("hnet_vjepa") / "configs" / f"{name_or_path}.yaml").read_text(), name_or_path
+        text, where = _packaged(name_or_path), name_or_path
     else:
         raise one_of("config", name_or_path, [*config_names(), "a path to a .yaml file"])
-    values = parse_yaml(text, f"config {where}")
-    if not isinstance(values, dict):
-        raise UserError(f"config {where} must be a mapping of fields to values")
+    values = _with_base(_mapping(text, where), where)
     for field, value in (overrides or {}).items():
         *sections, last = field.split(".")
         target = values
@@ -436,6 +435,36 @@ def load_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> C
                 raise UserError(f"config {where}: '{section}' in '{field}' is not a section")
         target[last] = value
     return parse_config(values, where)
+
+
+def _packaged(name: str) -> str:
+    return (resources.files("hnet_vjepa") / "configs" / f"{name}.yaml").read_text()
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    values = parse_yaml(text, f"config {where}")
+    if not isinstance(values, dict):
+        raise UserError(f"config {where} must be a mapping of fields to values")
+    return values
+
+
+def _with_base(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """A file's fields over those of the configuration that it is based on, if on any."""
+    if "base" not in values:
+        return values
+    own = {field: value for field, value in values.items() if field != "base"}
+    if values["base"] not in config_names():
+        raise one_of(f"config {where}: base", str(values["base"]), config_names())
+    return _over(_with_base(_mapping(_packaged(values["base"]), values["base"]), values["base"]), own)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both have a field, ``above`` counts."""
+    merged = dict(below)
+    for field, value in above.items():
+        under = below.get(field)
+        merged[field] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +15,12 @@ from cli.train import overrides
 from hnet_vjepa.config import Config, config_names, load_config, parse_config
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA, Robot
+from hnet_vjepa.models.world_model import rollout
+from hnet_vjepa.specs import CameraSpec
 from hnet_vjepa.trainers.pretrain import hidden_slots
 from tests import toy
+
+CAMERA = CameraSpec(height=64, width=64, dt=0.1)
 
 
 def refusal(values: dict[str, Any]) -> str:
@@ -28,6 +34,38 @@ def refusal(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", config_names())
 def test_the_configs_that_come_along_are_valid(name: str) -> None:
     assert load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", ["fetch_reach", "fetch_push", "push_t"])
+def test_a_larger_preset_is_a_larger_model_of_the_same_robot_that_learns_from_more_clips(name: str) -> None:
+    small, large = load_config(name), load_config(f"{name}_large")
+    robot = Robot(camera=CAMERA, action=toy.SPEC.normalised_by(np.eye(7, dtype=np.float32)), labels=("left",))
+    models = [HNetVJEPA(config, robot) for config in (small, large)]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert sizes[1] > 3 * sizes[0]
+    clips = [config.pretrain.steps * config.pretrain.batch_size for config in (small, large)]
+    assert clips[1] > 10 * clips[0]
+    with torch.no_grad():
+        states = [model.states(torch.zeros(1, 2, 64, 64, 3))[0] for model in models]
+        now, before, acts = states[1][:, 1], states[1][:, 0], torch.zeros(1, 4, 2)
+        ahead = rollout(models[1].world_model.dynamics, now, before, acts[:, 0], acts[:, 1:])
+    assert states[0].shape == states[1].shape and ahead.shape == (1, 3, *now.shape[1:])
+    assert torch.isfinite(ahead).all()
+    assert large.plan == small.plan and large.action.clip_frames == small.action.clip_frames
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: push_t_large\nname: mine\naction: {steps: 7}\nplan: {horizon: 9}\n")
+    mine, base = load_config(str(file), {"plan.elites": 5}), load_config("push_t_large")
+    assert (mine.name, mine.action.steps, mine.plan.horizon, mine.plan.elites) == ("mine", 7, 9, 5)
+    assert mine.action.batch_size == base.action.batch_size != load_config("push_t").action.batch_size
+    assert mine.grounding == base.grounding and mine.plan.told == base.plan.told == load_config("push_t").plan.told
+    for base_name in ("push-t", "[1]", "mine.yaml"):
+        file.write_text(f"base: {base_name}\nname: mine\n")
+        with pytest.raises(UserError, match=r"base") as caught:
+            load_config(str(file))
+        assert "\n" not in str(caught.value) and "fetch_reach" in str(caught.value)
 
 
 def test_defaults() -> None:
