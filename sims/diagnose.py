@@ -318,7 +318,9 @@ def weakest(found: Diagnosis) -> str:
     """The first link that does not hold, in words."""
     weak = [v for v in verdicts(found).values() if not v.sound]
     if not weak:
-        return "no link is weak by these measures; failures then come from what lies beyond one plan's horizon"
+        return (
+            "no link is weak by these measures; what fails is what they do not single out: rare moments, or far goals"
+        )
     return f"weakest link: {weak[0].link} ({weak[0].reason})"
 
 

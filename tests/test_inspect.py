@@ -76,10 +76,7 @@ def test_imagined_energies_are_those_that_a_plan_reports(inspector: Inspector, f
 
 @pytest.mark.parametrize("late", [0.0, 3.0])
 def test_proposals_are_what_a_search_tries_first(late: float, toy_run: Path, frames: np.ndarray) -> None:
-    checkpoint = load_checkpoint(toy_run / "action")
-    config = checkpoint.model.config
-    checkpoint.model.config = config.model_copy(update={"plan": config.plan.model_copy(update={"late": late})})
-    inspector = Inspector(checkpoint)
+    inspector = Inspector(toy.with_plan(load_checkpoint(toy_run / "action"), late=late))
     clip = frames[: inspector.window]
     start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
     for seed in (0, 7):

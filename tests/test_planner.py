@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
+from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import Found
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
@@ -29,12 +29,6 @@ def query(seed: int = 0, **more: object) -> PlanQuery:
     frames = np.stack([toy.picture(8 + seed, 10), toy.picture(9 + seed, 10)])
     values = {"frames": frames, "goal": ImageGoal(toy.picture(24, 24)), "seed": seed, **more}
     return PlanQuery(**values)  # type: ignore[arg-type]
-
-
-def with_plan(checkpoint: Checkpoint, **changes: object) -> Checkpoint:
-    config = checkpoint.model.config
-    checkpoint.model.config = config.model_copy(update={"plan": config.plan.model_copy(update=changes)})
-    return checkpoint
 
 
 def test_the_card_says_what_the_model_is(planner: WorldModelPlanner) -> None:
@@ -72,7 +66,7 @@ def test_no_number_of_a_plan_is_beyond_its_bound_in_any_precision(toy_run: Path)
 @pytest.mark.parametrize("late", [0.0, 2.0])
 def test_the_reported_energies_are_those_of_imagining_the_reported_actions(late: float, toy_run: Path) -> None:
     """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distances."""
-    checkpoint = with_plan(load_checkpoint(toy_run / "action"), late=late)
+    checkpoint = toy.with_plan(load_checkpoint(toy_run / "action"), late=late)
     model, spec = checkpoint.model, checkpoint.model.robot.action
     asked = replace(query(), previous_actions=np.array([[2, -1, 0, 0, 0, 0, 0]] * 4, np.float32))
     assert asked.previous_actions is not None

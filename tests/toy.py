@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.config import Config, parse_config
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, write_shard
 from hnet_vjepa.specs import ActionSpec, CameraSpec
@@ -86,3 +87,10 @@ def config(**changes: Any) -> Config:
     for section, change in changes.items():
         values[section] = {**values.get(section, steps), **change} if isinstance(change, dict) else change
     return parse_config(values, "toy")
+
+
+def with_plan(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    """The same checkpoint with other fields in its configuration's section ``plan``."""
+    config = checkpoint.model.config
+    checkpoint.model.config = config.model_copy(update={"plan": config.plan.model_copy(update=changes)})
+    return checkpoint
