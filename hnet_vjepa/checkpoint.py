@@ -4,6 +4,7 @@
 
     weights.safetensors   all modules
     familiarity.safetensors   which pictures are like those of the training, once the phase 'action' is done
+    memory.safetensors   states of the training, where goals in words or labels go for one of them (plan.remembered)
     config.json           Config
     robot.json            camera, action spec with normalisation, labels
     manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
@@ -30,11 +31,13 @@ from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.planning.familiarity import Familiarity, load_familiarity, save_familiarity
+from hnet_vjepa.planning.memory import Memory, load_memory, save_memory
 from hnet_vjepa.planning.success import SuccessCurve
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
 FORMAT = 1
 FAMILIARITY = "familiarity.safetensors"
+MEMORY = "memory.safetensors"
 ADDED = (
     "words",
     "left_out",
@@ -98,6 +101,7 @@ class Checkpoint:
     model: HNetVJEPA
     manifest: Manifest
     familiarity: Familiarity | None = None  # None: it can not say which pictures are familiar
+    memory: Memory | None = None  # None: goals in words and labels are not shown as a state
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +115,7 @@ def save_checkpoint(
     manifest: Manifest,
     weights: Mapping[str, Tensor] | None = None,
     familiarity: Familiarity | None = None,
+    memory: Memory | None = None,
 ) -> None:
     """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full.
 
@@ -122,6 +127,8 @@ def save_checkpoint(
         (folder / "weights.safetensors").write_bytes(content)
         if familiarity is not None:
             save_familiarity(folder / FAMILIARITY, familiarity)
+        if memory is not None:
+            save_memory(folder / MEMORY, memory)
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -171,7 +178,7 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
     """Load a checkpoint. Raises UserError naming the file when one is missing, truncated or altered."""
     path = Path(path)
     manifest = read_manifest(path)
-    known = (FAMILIARITY,) if FAMILIARITY in manifest.files else ()
+    known = [name for name in (FAMILIARITY, MEMORY) if name in manifest.files]
     for name in ("weights.safetensors", "config.json", "robot.json", *known):
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing; the checkpoint is incomplete")
@@ -187,10 +194,11 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
         own = model.state_dict().items()
         fresh = {name: tensor for name, tensor in own if manifest.lacks(name) or name.startswith(FOLDED)}
         model.load_state_dict({**fresh, **weights})  # half precision becomes float32 here
-        familiarity = load_familiarity(path / FAMILIARITY) if known else None
+        familiarity = load_familiarity(path / FAMILIARITY) if FAMILIARITY in known else None
+        memory = load_memory(path / MEMORY) if MEMORY in known else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} does not fit this version: {' '.join(str(error).split())[:300]}") from error
-    return Checkpoint(path, model.to(device).eval(), manifest, familiarity)
+    return Checkpoint(path, model.to(device).eval(), manifest, familiarity, memory)
 
 
 def load_matching(model: HNetVJEPA, source: Checkpoint) -> list[str]:

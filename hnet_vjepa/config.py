@@ -303,11 +303,15 @@ class PlanConfig(_Section):
     kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
     proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
     habit: Weight = Field(
-        default=0.0, description="weight of how far actions lie from the learnt proposal, where the goal shows a state"
+        default=0.0, description="weight of how far actions lie from the learnt proposal, where the goal has a state"
     )
     first_std: float = Field(default=0.7, gt=0, description="spread of a search without a plan before it, as min_std")
     warm_std: float = Field(default=0.7, gt=0, description="spread of a search that goes on from the plan before")
     settled: Weight = Field(default=0.0, description="a search whose mean moves less than this ends early, as min_std")
+    remembered: NotNegative = Field(
+        default=0,
+        description="states of the training that are kept, one of which shows a goal in words or labels; 0: none",
+    )
     subgoals: NotNegative = Field(
         default=0, description="coarse steps that are looked ahead for a far goal in words or labels; 0: no sub-goals"
     )
@@ -322,7 +326,7 @@ class PlanConfig(_Section):
     )
     leaps: Weight = Field(
         default=0.0,
-        description="weight of what imagined steps skip (temporal distance), where the goal is a state",
+        description="weight of what imagined steps skip (temporal distance), where the goal has a state",
     )
     late: Weight = Field(
         default=0.0, description="how much more later states count: that after h of H actions (h / H)^late as much"

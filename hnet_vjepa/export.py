@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hnet_vjepa.checkpoint import FAMILIARITY, FOLDED, load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.checkpoint import FAMILIARITY, FOLDED, MEMORY, load_checkpoint, read_manifest, save_checkpoint
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.errors import UserError
 
 TRAINING_ONLY = ("target", "predictor", "dechunker")
 HEADS: dict[PhaseName, tuple[str, ...]] = {"language": ("text", "projector"), "probe": ("probe",)}
-FILES = ("weights.safetensors", FAMILIARITY, "config.json", "robot.json", "manifest.json")
+FILES = ("weights.safetensors", FAMILIARITY, MEMORY, "config.json", "robot.json", "manifest.json")
 BESIDE = ("CARD.md", "results.json")  # what ``python -m benchmarks.cards`` writes beside an exported checkpoint
 # Rounding to 11 bits changes a tensor by about 0.0003 of its length; more means numbers too small or large for it.
 HARMLESS = 1e-3
@@ -46,7 +46,7 @@ def export(checkpoint: Path, out: Path) -> Path:
         for n, tensor in loaded.model.state_dict().items()
         if not (manifest.lacks(n) or n.startswith(FOLDED))
     }
-    save_checkpoint(out, loaded.model, manifest, weights, loaded.familiarity)
+    save_checkpoint(out, loaded.model, manifest, weights, loaded.familiarity, loaded.memory)
     return out
 
 

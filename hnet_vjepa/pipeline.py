@@ -21,8 +21,9 @@ from hnet_vjepa.config import PHASES, Config, PhaseName, parse_config
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
-from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached
+from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached, remember
 from hnet_vjepa.trainers.action_posttrain import Action
+from hnet_vjepa.trainers.encoded import Encoded
 from hnet_vjepa.trainers.engine import Outcome, check_data, finish, train
 from hnet_vjepa.trainers.grounding import Grounding
 from hnet_vjepa.trainers.heads import Heads
@@ -129,9 +130,10 @@ def run_pipeline(
     path = Path(init_from) if init_from is not None else _before(phases[0], work_dir)
     if path is not None:
         read_manifest(path)
+    encoded = Encoded()
     with process_group():
         for name in phases:
-            path = _train_phase(name, config, store, work_dir, path, settings, progress)
+            path = _train_phase(name, config, store, work_dir, path, settings, progress, encoded)
     assert path is not None
     return path
 
@@ -144,6 +146,7 @@ def _train_phase(
     before: Path | None,
     settings: dict[str, object],
     progress: bool,
+    encoded: Encoded,
 ) -> Path:
     """Train one phase from the checkpoint ``before``, unless that was done already; return its checkpoint."""
     target = work_dir / name
@@ -158,7 +161,7 @@ def _train_phase(
     phase = make_phase(name, manifest.trained(), store)
     outcome = Outcome(0, 0.0, {})
     for part in _parts(phase, config):
-        outcome = outcome.then(train(part, model, store, work_dir / f"{part.name}.run", origin, progress))
+        outcome = outcome.then(train(part, model, store, work_dir / f"{part.name}.run", origin, progress, encoded))
     model = model.cpu()
     if _is_main():
         record = PhaseRecord(
@@ -173,11 +176,13 @@ def _train_phase(
         )
         kept = tuple(r for r in manifest.phases if r.phase not in UNDONE_BY[name])
         manifest = Manifest(phases=(*kept, record), versions=versions(), words=_words(name, manifest, kept, store))
-        familiarity = None
+        familiarity = memory = None
         if "action" in manifest.trained():
             manifest = manifest.model_copy(update=measure_reached(model, store, manifest.trained()))
             familiarity = measure_familiarity(model, store)
-        save_checkpoint(target, model, manifest, familiarity=familiarity)
+            if config.plan.remembered and {"language", "probe"} & set(manifest.trained()):
+                memory = remember(model, store)
+        save_checkpoint(target, model, manifest, familiarity=familiarity, memory=memory)
         _write_pipeline(work_dir, settings, record)
         for part in _parts(phase, config):
             finish(work_dir / f"{part.name}.run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ import torch
 
 from hnet_vjepa.config import parse_config
 from hnet_vjepa.data.batch import ClipSampler
-from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.store import Episode, EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.pipeline import describe_robot
+from hnet_vjepa.pipeline import describe_robot, run_pipeline
 from hnet_vjepa.trainers import encoded
 from hnet_vjepa.trainers.action_posttrain import Action
-from hnet_vjepa.trainers.encoded import encode_once
+from hnet_vjepa.trainers.encoded import Encoded, encode_once
 from tests.toy import config
 
 
@@ -38,7 +39,7 @@ def clips(model: HNetVJEPA, store: EpisodeStore, shift: int = 0) -> ClipSampler:
 
 def test_tokens_give_the_loss_that_pictures_give(model: HNetVJEPA, store: EpisodeStore) -> None:
     pictures, tokens = clips(model, store), clips(model, store)
-    assert encode_once(model, tokens)
+    assert encode_once(model, tokens, Encoded())
     shown, encoded_once = pictures.batch(5, 8), tokens.batch(5, 8)
     assert encoded_once.video.shape == (8, 4, model.config.model.backbone.slots, model.backbone.dim)
     assert torch.equal(shown.actions, encoded_once.actions) and shown.keys == encoded_once.keys
@@ -52,13 +53,48 @@ def test_tokens_give_the_loss_that_pictures_give(model: HNetVJEPA, store: Episod
 def test_pictures_stay_where_tokens_would_not_be_the_same(
     model: HNetVJEPA, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not encode_once(model, clips(model, store, shift=1))  # every clip shows its frames moved
+    assert not encode_once(model, clips(model, store, shift=1), Encoded())  # every clip shows its frames moved
     model.backbone.norm.weight.requires_grad_(True)
-    assert not encode_once(model, clips(model, store))
+    assert not encode_once(model, clips(model, store), Encoded())
     model.backbone.norm.weight.requires_grad_(False)
     monkeypatch.setattr(encoded, "LARGEST", 0)
     sampler = clips(model, store)
-    assert not encode_once(model, sampler) and sampler.tokens is None
+    assert not encode_once(model, sampler, Encoded()) and sampler.tokens is None
     monkeypatch.undo()
     model.backbone.encoder.history = 1
-    assert not encode_once(model, clips(model, store))
+    assert not encode_once(model, clips(model, store), Encoded())
+
+
+def test_phases_share_tokens_until_the_backbone_is_another(model: HNetVJEPA, store: EpisodeStore) -> None:
+    looked: list[int] = []
+    model.backbone.register_forward_pre_hook(lambda _, given: looked.append(len(given[0])))
+    encoded, episodes = Encoded(), store.split("train")
+    first = encoded.by(model, episodes[:3])
+    assert looked == [len(e) for e in episodes[:3]]
+    tokens = first[episodes[0].index]
+    both = encoded.by(model, episodes[:5])
+    assert looked == [len(e) for e in episodes[:5]] and both[episodes[0].index] is tokens
+    with torch.no_grad():
+        model.backbone.norm.weight.mul_(2)
+    moved = encoded.by(model, episodes[:1])
+    assert len(looked) == 6 and set(moved) == {episodes[0].index}
+    assert not torch.equal(moved[episodes[0].index], tokens)
+
+
+def test_a_run_encodes_as_often_as_its_backbone_changes(toy_store: Path, tmp_path: Path) -> None:
+    """Language and probe read what pretraining left, dynamics and heads what grounding left: twice, not four times."""
+    values = config(grounding={"steps": 2}, action={"frozen_encoder": True}).model_dump()
+    values["model"]["backbone"]["encoder"]["times"] = (1, 1)
+    seen: list[str] = []
+    made = Encoded.by
+
+    def counted(self: Encoded, model: HNetVJEPA, episodes: Sequence[Episode]) -> dict[int, torch.Tensor]:
+        before = self._weights
+        found = made(self, model, episodes)
+        seen.append("again" if self._weights == before else "new")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoded, "by", counted)
+        run_pipeline(parse_config(values, "toy"), toy_store, tmp_path, progress=False)
+    assert seen == ["new", "again", "new", "again"]

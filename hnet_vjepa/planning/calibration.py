@@ -1,4 +1,4 @@
-"""What the planner must know besides the weights: when a goal counts as reached, and which pictures are familiar."""
+"""What the planner must know besides the weights: when a goal is reached, what is familiar, and what was seen."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.planning.familiarity import Familiarity, describe
+from hnet_vjepa.planning.memory import Memory
 from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.trainers.measure import clip_batches
 
@@ -76,3 +77,10 @@ def measure_familiarity(model: HNetVJEPA, store: EpisodeStore) -> Familiarity:
     whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / scale[:, None]
     held_out = torch.linalg.vector_norm((seen("held_out") - mean) @ whiten, dim=-1)
     return Familiarity(mean.float(), whiten.float(), float(held_out.quantile(FAMILIAR_QUANTILE)))
+
+
+@torch.no_grad()
+def remember(model: HNetVJEPA, store: EpisodeStore) -> Memory:
+    """Keep ``plan.remembered`` states, of pictures spread evenly over the training episodes."""
+    batches = clip_batches(model, store, "train", 1, limit=model.config.plan.remembered)
+    return Memory(torch.cat([model.states(batch.video)[0][:, 0].cpu() for batch in batches]))

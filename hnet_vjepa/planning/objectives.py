@@ -24,7 +24,7 @@ class Objective(Protocol):
 
     @property
     def aim(self) -> Tensor | None:
-        """Goal states B x S x d to which actions can be proposed; None where a goal is no state."""
+        """Goal states B x S x d to which actions can be proposed; None where there are none."""
         ...
 
     def __call__(self, states: Tensor, before: Tensor) -> Tensor:

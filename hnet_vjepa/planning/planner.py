@@ -35,6 +35,7 @@ from hnet_vjepa.planning.costs import (
     total,
 )
 from hnet_vjepa.planning.limits import limits_of
+from hnet_vjepa.planning.memory import Recalled
 from hnet_vjepa.planning.objectives import (
     AllObjective,
     LabelObjective,
@@ -118,7 +119,8 @@ class WorldModelPlanner:
         self._words, self._success = frozenset(manifest.words), manifest.success
         self._pictures: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self._shares = lru_cache(REMEMBERED_REGIONS)(self._slot_shares)
-        self._familiarity = checkpoint.familiarity
+        self._recalled = lru_cache(REMEMBERED_PICTURES)(self._recall)
+        self._familiarity, self._memory = checkpoint.familiarity, checkpoint.memory
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
@@ -376,13 +378,29 @@ class WorldModelPlanner:
         return proposed
 
     def _objective(self, goals: list[Goal], mask: Tensor) -> Objective:
+        """What goals of one kind cost; ``mask`` B x S of the present states.
+
+        Where none of them is a state, and some are remembered, they go for the one that suits them best.
+        """
+        objective = self._own_objective(goals, mask)
+        if self._memory is None or objective.aim is not None:
+            return objective
+        return Recalled(objective, torch.stack([self._recalled(goal) for goal in goals]))
+
+    def _recall(self, goal: Goal) -> Tensor:
+        """A remembered state (S x d) that suits a goal in words or labels, or several of these at once."""
+        assert self._memory is not None
+        mask = torch.zeros(1, self._card.state_shape[0], dtype=torch.bool)  # asked by goals that show a state alone
+        return self._memory.recall(self._own_objective([goal], mask), self._model.world_model.steps.embed)
+
+    def _own_objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
         first, plan = goals[0], self._model.config.plan
         if isinstance(first, AllGoals):
             columns = zip(*(single_goals(goal) for goal in goals), strict=True)
             given = [goal.weights for goal in goals if isinstance(goal, AllGoals)]
             weights = torch.tensor([(1.0,) * len(first.goals) if w is None else w for w in given], dtype=torch.float32)
-            return AllObjective(tuple(self._objective(list(column), mask) for column in columns), weights)
+            return AllObjective(tuple(self._own_objective(list(column), mask) for column in columns), weights)
         if isinstance(first, ImageGoal | LatentGoal):
             encoded = [self._goal_state(goal, mask[row]) for row, goal in enumerate(goals)]
             states, goal_masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))

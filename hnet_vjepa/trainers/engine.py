@@ -25,7 +25,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.collapse import Spread, Watch, Watched
-from hnet_vjepa.trainers.encoded import encode_once
+from hnet_vjepa.trainers.encoded import Encoded, encode_once
 from hnet_vjepa.trainers.phase import Phase, Prepares
 from hnet_vjepa.utils.distrib import make_accelerator, world_size
 from hnet_vjepa.utils.files import directory_atomic, disk_errors, write_bytes_atomic, write_json_atomic
@@ -86,7 +86,13 @@ def check_data(phase: Phase, config: Config, store: EpisodeStore) -> None:
 
 
 def train(
-    phase: Phase, model: HNetVJEPA, store: EpisodeStore, folder: Path, origin: str = "", progress: bool = True
+    phase: Phase,
+    model: HNetVJEPA,
+    store: EpisodeStore,
+    folder: Path,
+    origin: str = "",
+    progress: bool = True,
+    encoded: Encoded | None = None,
 ) -> Outcome:
     """Train one phase of ``model`` in place and evaluate it.
 
@@ -95,6 +101,7 @@ def train(
             much its representation differs from picture to picture) and, while the phase runs, ``resume/``, from which
             an interrupted run goes on.
         origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
+        encoded: what phases before this one made of the store's frames, for those that leave the backbone as it is.
 
     Raises:
         UserError: the data can not train this phase, or the batch can not be shared out among the ranks.
@@ -121,9 +128,10 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     first, seconds = _resume(folder, model, optimizer, trained, origin)
     model.to(accelerator.device).eval()
+    started = time.monotonic()  # what is prepared and encoded once is part of the training
     if isinstance(phase, Prepares):
         phase.prepare(model, store)
-    if encode_once(model, sampler) and progress and accelerator.is_main_process:
+    if encode_once(model, sampler, encoded or Encoded()) and progress and accelerator.is_main_process:
         print(f"{phase.name}: the backbone does not learn, so every frame was encoded once", flush=True)
     model.train()
     loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
@@ -139,7 +147,6 @@ def train(
     bar = tqdm(
         total=config.steps, initial=first, desc=phase.name, unit="step", disable=None if progress and main else True
     )
-    started = time.monotonic()
     for step in range(first, config.steps):
         rate = learning_rate(step, config)
         for group in wrapped.param_groups:
