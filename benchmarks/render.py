@@ -157,6 +157,23 @@ def sims_told() -> str:
     return markdown(["task", "goals", "", "as told, ever", "as told, at the end"], lines) + _origins(result["rows"])
 
 
+def sims_minimal_pairs() -> str:
+    """Sentences that differ in one word, from the same start: how often both are followed, by the word that differs."""
+    rows = {name: row for name, row in read_result("sims")["rows"].items() if row.get("minimal_pairs")}
+    lines = [
+        [
+            f"`{name}`",
+            axis.replace("_", " / "),
+            rate(found["both"]),
+            rate(found["either"]),
+            str(found["both"]["trials"]),
+        ]
+        for name, row in rows.items()
+        for axis, found in row["minimal_pairs"].items()
+    ]
+    return markdown(["task", "word", "both followed", "of the single sentences", "pairs"], lines) + _origins(rows)
+
+
 def sims_diagnosis() -> str:
     """The verdicts on every link between picture and action, task by task."""
     rows = read_result("sims")["rows"]
@@ -194,6 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sims-success": sims_success,
     "sims-distances": sims_distances,
     "sims-told": sims_told,
+    "sims-minimal-pairs": sims_minimal_pairs,
     "sims-diagnosis": sims_diagnosis,
     **{name: partial(planner_table, make) for name, make in planner.TABLES.items()},
     **{name: partial(of_parts, "chunking", make) for name, make in chunking.TABLES.items()},
