@@ -12,7 +12,7 @@ from hnet_vjepa.planning.protocols import TextGoal
 from sims.language import opposite, position_labels
 from sims.policies import Decision
 from sims.protocol import make_pairs
-from sims.tasks import fetch_reach
+from sims.tasks import fetch_push, fetch_reach
 
 TASK = fetch_reach.TASK
 
@@ -57,3 +57,15 @@ def test_who_always_goes_left_follows_no_pair() -> None:
         found = minimal_pairs(TASK, simulation, Leftist(), pairs, 4)  # type: ignore[arg-type]
     assert found["left_right"]["both"]["value"] == 0
     assert found["left_right"]["both"]["trials"] == 4 and found["left_right"]["either"]["trials"] == 8
+
+
+def test_nothing_is_asked_that_no_goal_fulfils() -> None:
+    """Seen from above what is low in the picture is near: 'the top, at the back' has an opposite, but no such place."""
+    task = fetch_push.TASK
+    with contextlib.closing(fetch_push.FetchPush()) as simulation:
+        pairs = make_pairs(task, simulation, "dev", 0, 20, "text")
+    both = mirrored(task, pairs, "along")
+    named = [p for p in pairs if isinstance(p.goal, TextGoal) and opposite(p.goal.text, "along") != p.goal.text]
+    assert 0 < len(both) < len(named)
+    for _, second in both:
+        assert not {"low", "far"} <= set(second.required) and not {"high", "near"} <= set(second.required)
