@@ -33,8 +33,8 @@ def mirrored(task: Task, pairs: Sequence[Pair], axis: str) -> list[tuple[Pair, P
             continue
         required = tuple(opposite(label, axis) for label in pair.required)
         other = replace(pair, goal=TextGoal(opposite(pair.goal.text, axis)), required=required)
-        asked = any(fulfils(task, goal, required) for goal in goals)
-        if asked and not fulfils(task, pair.start_state, required):
+        possible = any(fulfils(task, goal, required) for goal in goals)
+        if possible and not fulfils(task, pair.start_state, required):
             found.append((pair, other))
     return found
 

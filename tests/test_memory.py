@@ -17,6 +17,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
 from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.memory import SUITING, Memory, Recalled
 from hnet_vjepa.planning.objectives import LabelObjective, TextObjective
 from hnet_vjepa.planning.planner import WorldModelPlanner
@@ -139,7 +140,13 @@ def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
     remembers, forgot = (WorldModelPlanner(c).plan(queries) for c in (checkpoint, replace(checkpoint, memory=None)))
     for told, plain in zip(remembers, forgot, strict=True):
         assert told.energy_now == pytest.approx(plain.energy_now) and told.reached == plain.reached
-        assert told.energies.min() >= 0 and told.energies.max() <= 2  # of text, not of the state recalled
+    inspector, model = Inspector(checkpoint), checkpoint.model
+    text = TextObjective(model.projector, model.text.encode(["go left"]), 0.0)
+    for told, asks in zip(remembers, queries, strict=True):  # an independent walk through what is imagined
+        walk = inspector.imagine(inspector.last(asks.frames[None, -inspector.window :]), told.actions[None])
+        with torch.no_grad():
+            energies = [text(seen.states[None], seen.before[None]).item() for seen in walk]
+        np.testing.assert_allclose(told.energies, energies, atol=1e-4)
     alone = [WorldModelPlanner(checkpoint).plan([one])[0] for one in queries]
     for together, one in zip(remembers, alone, strict=True):
         np.testing.assert_allclose(together.actions, one.actions, atol=1e-5)
