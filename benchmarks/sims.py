@@ -71,7 +71,7 @@ RECIPES: dict[str, Recipe] = {
     "meta-world-button-press": Recipe("meta_world_object", 1500),
     "meta-world-door-open": Recipe("meta_world_object", 1500),
     "meta-world-push": Recipe("fetch_push", 2500),
-    "fetch-pick-and-place": Recipe("fetch_push", 8000, PHASES, ("text", "label")),
+    "fetch-pick-and-place": Recipe("fetch_pick_and_place", 8000, PHASES, ("text", "label")),
     "pusher": Recipe("fetch_push", 3000),
     "panda-pick": Recipe("fetch_push", 1500),
     "ogbench-cube": Recipe("fetch_push", 4500),
