@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hnet_vjepa.planning.protocols import TextGoal
+from hnet_vjepa.planning.interface import TextGoal
 from sims.evaluate import play
 from sims.language import OPPOSITES, opposite
 from sims.policies import Policy

@@ -28,9 +28,9 @@ def calibrate(
     Example: hnet calibrate --checkpoint outputs/demo/training/action
     """
     from cli.models import trained_task
+    from hnet_vjepa.calibration.success import brier_skill, calibration_error, fit
     from hnet_vjepa.checkpoint import amend_manifest
     from hnet_vjepa.planning.planner import load_planner
-    from hnet_vjepa.planning.success import brier_skill, calibration_error, fit
     from sims.calibrate import play_plans
     from sims.policies import check_card
     from sims.protocol import make_pairs

@@ -13,7 +13,7 @@ from cli.models import MODEL_HELP, chosen_checkpoint, trained_task
 from hnet_vjepa.errors import UserError
 
 if TYPE_CHECKING:
-    from hnet_vjepa.planning.protocols import ModelCard
+    from hnet_vjepa.planning.interface import ModelCard
     from sims.policies import PlannerPolicy
 
 

@@ -11,7 +11,7 @@ import uvicorn
 
 from cli.models import MODEL_HELP, chosen_checkpoint
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import Planner
+from hnet_vjepa.planning.interface import Planner
 from planner_service.app import create_app
 from planner_service.listening import listen
 

@@ -3,8 +3,8 @@
 ::
 
     weights.safetensors   all modules
-    familiarity.safetensors   which pictures are like those of the training, once the phase 'action' is done
-    memory.safetensors   states of the training, where goals in words or labels go for one of them (plan.remembered)
+    ood.safetensors       out-of-distribution detector, once the phase 'action' is done
+    goal_bank.safetensors planning states of the training, which goals in words or labels retrieve one of
     config.json           Config
     robot.json            camera, action spec with normalisation, labels
     manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
@@ -16,6 +16,7 @@ only (``hnet_vjepa.export``) leaves out the modules that its manifest names.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from hnet_vjepa.calibration.goal_bank import GoalBank, load_goal_bank, save_goal_bank
+from hnet_vjepa.calibration.ood import OODDetector, load_ood, save_ood
+from hnet_vjepa.calibration.success import SuccessCurve
 from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.migration import FILES, current_modules, rename_fields, upgrade_weights
 from hnet_vjepa.models.model import HNetVJEPA, Robot
-from hnet_vjepa.planning.familiarity import Familiarity, load_familiarity, save_familiarity
-from hnet_vjepa.planning.memory import Memory, load_memory, save_memory
-from hnet_vjepa.planning.success import SuccessCurve
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
-FORMAT = 1
-FAMILIARITY = "familiarity.safetensors"
-MEMORY = "memory.safetensors"
+FORMAT = 2  # with every change of what a weight, a field or a file means; hnet_vjepa.migration reads older ones
+OOD_FILE = "ood.safetensors"
+GOAL_BANK_FILE = "goal_bank.safetensors"
 ADDED = (
     "words",
     "left_out",
@@ -45,7 +47,7 @@ ADDED = (
     "success",
 )  # older manifests have not these; where empty they are not hashed
 # Weights that exported and older checkpoints have not, and do without.
-FOLDED = ("world_model.steps.whitening.", "world_model.proposal.whitening.")
+FOLDED = ("world_model.temporal_distance.whitening.", "world_model.policy_prior.whitening.")
 
 
 class PhaseRecord(BaseModel):
@@ -100,8 +102,8 @@ class Checkpoint:
     path: Path
     model: HNetVJEPA
     manifest: Manifest
-    familiarity: Familiarity | None = None  # None: it can not say which pictures are familiar
-    memory: Memory | None = None  # None: goals in words and labels are not shown as a state
+    ood: OODDetector | None = None  # None: it can not say which pictures are familiar
+    goal_bank: GoalBank | None = None  # None: goals in words and labels are not shown as a state
 
     @property
     def fingerprint(self) -> str:
@@ -114,8 +116,8 @@ def save_checkpoint(
     model: HNetVJEPA,
     manifest: Manifest,
     weights: Mapping[str, Tensor] | None = None,
-    familiarity: Familiarity | None = None,
-    memory: Memory | None = None,
+    ood: OODDetector | None = None,
+    goal_bank: GoalBank | None = None,
 ) -> None:
     """Write a checkpoint in one atomic step, replacing an older one. Raises UserError when the disk is full.
 
@@ -125,14 +127,14 @@ def save_checkpoint(
         written = model.state_dict() if weights is None else weights
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in written.items()})
         (folder / "weights.safetensors").write_bytes(content)
-        if familiarity is not None:
-            save_familiarity(folder / FAMILIARITY, familiarity)
-        if memory is not None:
-            save_memory(folder / MEMORY, memory)
+        if ood is not None:
+            save_ood(folder / OOD_FILE, ood)
+        if goal_bank is not None:
+            save_goal_bank(folder / GOAL_BANK_FILE, goal_bank)
         write_json_atomic(folder / "config.json", model.config.model_dump(mode="json"))
         write_json_atomic(folder / "robot.json", model.robot.model_dump(mode="json"))
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-        manifest = manifest.model_copy(update={"files": files})
+        manifest = manifest.model_copy(update={"files": files, "format": FORMAT})
         files["manifest.json"] = _own_hash(manifest)
         write_json_atomic(folder / "manifest.json", manifest.model_dump(mode="json"))
 
@@ -161,9 +163,9 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{file} is damaged: {error.errors()[0]['msg']}") from error
     if manifest.files.get("manifest.json") != _own_hash(manifest):
         raise UserError(f"{file} is not the file that was saved (its SHA-256 differs); take another checkpoint")
-    if manifest.format != FORMAT:
-        raise UserError(f"{file} has format {manifest.format}; this version reads format {FORMAT}")
-    return manifest
+    if not 1 <= manifest.format <= FORMAT:
+        raise UserError(f"{file} has format {manifest.format}; this version reads formats 1 to {FORMAT}")
+    return manifest.model_copy(update={"left_out": current_modules(manifest.left_out)})
 
 
 def _own_hash(manifest: Manifest) -> str:
@@ -178,8 +180,10 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
     """Load a checkpoint. Raises UserError naming the file when one is missing, truncated or altered."""
     path = Path(path)
     manifest = read_manifest(path)
-    known = [name for name in (FAMILIARITY, MEMORY) if name in manifest.files]
-    for name in ("weights.safetensors", "config.json", "robot.json", *known):
+    old = {new: name for name, new in FILES.items()} if manifest.format == 1 else {}
+    extras = {name: old.get(name, name) for name in (OOD_FILE, GOAL_BANK_FILE)}
+    extras = {name: stored for name, stored in extras.items() if stored in manifest.files}
+    for name in ("weights.safetensors", "config.json", "robot.json", *extras.values()):
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing; the checkpoint is incomplete")
         if manifest.files.get(name) != sha256(path / name):
@@ -187,18 +191,24 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> Che
                 f"{path / name} is not the file that was saved (its SHA-256 differs); take another checkpoint"
             )
     try:
-        config = Config.model_validate_json((path / "config.json").read_bytes())
+        fields, _ = rename_fields(json.loads((path / "config.json").read_bytes()), str(path))
+        config = Config.model_validate(fields)
         robot = Robot.model_validate_json((path / "robot.json").read_bytes())
         weights = safetensors.torch.load((path / "weights.safetensors").read_bytes())
+        if manifest.format == 1:
+            slots, state_dim = config.model.backbone.slots, config.model.world_model.state_dim
+            weights = upgrade_weights(weights, slots, state_dim, bool(manifest.left_out))
         model = HNetVJEPA(config, robot)
         own = model.state_dict().items()
         fresh = {name: tensor for name, tensor in own if manifest.lacks(name) or name.startswith(FOLDED)}
         model.load_state_dict({**fresh, **weights})  # half precision becomes float32 here
-        familiarity = load_familiarity(path / FAMILIARITY) if FAMILIARITY in known else None
-        memory = load_memory(path / MEMORY) if MEMORY in known else None
+        ood = load_ood(path / extras[OOD_FILE]) if OOD_FILE in extras else None
+        goal_bank = load_goal_bank(path / extras[GOAL_BANK_FILE]) if GOAL_BANK_FILE in extras else None
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
     except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} does not fit this version: {' '.join(str(error).split())[:300]}") from error
-    return Checkpoint(path, model.to(device).eval(), manifest, familiarity, memory)
+    return Checkpoint(path, model.to(device).eval(), manifest, ood, goal_bank)
 
 
 def load_matching(model: HNetVJEPA, source: Checkpoint) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from importlib import resources
 from pathlib import Path
@@ -11,10 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.migration import rename_fields
+
+log = logging.getLogger(__name__)
 
 PhaseName = Literal["pretrain", "language", "probe", "action"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
-Stage = Literal["pretrain", "language", "probe", "grounding", "action", "heads"]
+Stage = Literal["pretrain", "language", "probe", "encoder_adaptation", "action", "heads"]
 """What the one loop trains: every phase; ``action`` has a second half, ``heads``, and may begin with ``grounding``."""
 
 Positive = Annotated[int, Field(gt=0)]
@@ -177,8 +181,8 @@ class WorldModelConfig(_Transformer):
     dynamics: Literal["transformer", "flat", "prefix"] = "flat"
     flat_width: Positive = Field(default=512, description="width of the flat and the prefix dynamics")
     inverse_width: Positive = 256
-    proposal_width: Positive = Field(default=384, description="width of the learnt proposal")
-    code: NotNegative = Field(
+    policy_prior_width: Positive = Field(default=384, description="width of the learnt proposal")
+    macro_latent_dim: NotNegative = Field(
         default=0, description="numbers that say what happens in a coarse step; 0: no coarse model, no sub-goals"
     )
 
@@ -258,23 +262,23 @@ class ActionConfig(PhaseConfig):
     frozen_encoder: bool = False
 
 
-class GroundingConfig(PhaseConfig):
+class EncoderAdaptationConfig(PhaseConfig):
     """Beginning of the action phase: the encoder learns inverse dynamics and keeps what pretraining taught it."""
 
     clip_frames: Positive = Field(default=4, description="two frames show the motion, the third what an action did")
     inverse: Weight = Field(default=1.0, description="weight of inverse dynamics; needs clips of 3 frames or more")
-    keep: Weight = Field(default=0.5, description="weight of what the encoder showed before")
-    states: Weight = Field(
+    distillation: Weight = Field(default=0.5, description="weight of what the encoder showed before")
+    state_supervision: Weight = Field(
         default=0.0,
         description="weight of the recorded state, read off the planning state, now and while dynamics are learnt",
     )
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> GroundingConfig:
+    def _something_to_learn(self) -> EncoderAdaptationConfig:
         if self.inverse and self.clip_frames < 3:
-            _refuse([f"grounding.clip_frames = {self.clip_frames}: inverse dynamics takes 3 frames or more"])
-        if not (self.inverse or self.states):
-            _refuse(["grounding: inverse and states are both 0, so it would learn nothing; leave the section out"])
+            _refuse([f"encoder_adaptation.clip_frames = {self.clip_frames}: inverse dynamics takes 3 frames or more"])
+        if not (self.inverse or self.state_supervision):
+            _refuse(["encoder_adaptation: inverse and state_supervision are both 0, so it would learn nothing; leave the section out"])
         return self
 
 
@@ -301,34 +305,34 @@ class PlanConfig(_Section):
     )
     noise_colour: Weight = Field(default=1.0, description="exponent of the coloured noise; 0 is white")
     kept: NotNegative = Field(default=8, description="elites that stay candidates in the next iteration")
-    proposals: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
-    habit: Weight = Field(
+    prior_candidates: NotNegative = Field(default=8, description="first candidates that follow the learnt proposal")
+    behaviour_prior: Weight = Field(
         default=0.0, description="weight of how far actions lie from the learnt proposal, where the goal has a state"
     )
     first_std: float = Field(default=0.7, gt=0, description="spread of a search without a plan before it, as min_std")
     warm_std: float = Field(default=0.7, gt=0, description="spread of a search that goes on from the plan before")
     settled: Weight = Field(default=0.0, description="a search whose mean moves less than this ends early, as min_std")
-    remembered: NotNegative = Field(
+    goal_bank_size: NotNegative = Field(
         default=0,
         description="states of the training that are kept, one of which shows a goal in words or labels; 0: none",
     )
     subgoals: NotNegative = Field(
         default=0, description="coarse steps that are looked ahead for a far goal in words or labels; 0: no sub-goals"
     )
-    coarse_candidates: Positive = Field(default=96, description="candidates of the search for a sub-goal")
-    coarse_iterations: Positive = Field(default=3, description="its rounds")
+    macro_candidates: Positive = Field(default=96, description="candidates of the search for a sub-goal")
+    macro_iterations: Positive = Field(default=3, description="its rounds")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
-    steps: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
-    told: Weight = Field(
+    temporal_distance: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
+    decoded_state: Weight = Field(
         default=0.0,
-        description="weight of the distance in what grounding.states told, in deviations of the recorded numbers",
+        description="weight of the distance in what encoder_adaptation.state_supervision told, in deviations of the recorded numbers",
     )
-    leaps: Weight = Field(
+    temporal_consistency: Weight = Field(
         default=0.0,
         description="weight of what imagined steps skip (temporal distance), where the goal has a state",
     )
-    late: Weight = Field(
+    step_weight_exponent: Weight = Field(
         default=0.0, description="how much more later states count: that after h of H actions (h / H)^late as much"
     )
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid on one side only")
@@ -337,9 +341,9 @@ class PlanConfig(_Section):
     def _elites(self) -> PlanConfig:
         if self.elites > self.candidates:
             _refuse([f"elites = {self.elites}: must be at most candidates ({self.candidates})"])
-        if self.subgoals and self.elites > self.coarse_candidates:
+        if self.subgoals and self.elites > self.macro_candidates:
             least = f"must be at least elites ({self.elites})"
-            _refuse([f"coarse_candidates = {self.coarse_candidates}: {least}"])
+            _refuse([f"macro_candidates = {self.macro_candidates}: {least}"])
         return self
 
 
@@ -370,7 +374,9 @@ class Config(_Section):
     pretrain: PretrainConfig = PretrainConfig(steps=600)
     language: LanguageConfig = LanguageConfig(steps=300)
     probe: ProbeConfig = ProbeConfig(steps=200)
-    grounding: GroundingConfig | None = Field(default=None, description="none: the encoder is not grounded")
+    encoder_adaptation: EncoderAdaptationConfig | None = Field(
+        default=None, description="none: the encoder is not grounded"
+    )
     action: ActionConfig = ActionConfig(steps=1500)
     heads: HeadsConfig = HeadsConfig(steps=3000)
     plan: PlanConfig = PlanConfig()
@@ -386,20 +392,28 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _subgoals_need_a_coarse_model(self) -> Config:
-        if self.plan.subgoals and not self.model.world_model.code:
-            _refuse([f"plan.subgoals = {self.plan.subgoals}: needs a coarse model, so set model.world_model.code to 4"])
+        if self.plan.subgoals and not self.model.world_model.macro_latent_dim:
+            _refuse(
+                [
+                    f"plan.subgoals = {self.plan.subgoals}: needs macro dynamics, so set model.world_model.macro_latent_dim to 4"
+                ]
+            )
         return self
 
     @model_validator(mode="after")
     def _nothing_is_read_that_was_not_told(self) -> Config:
-        if self.plan.told and not self.learns_states:
-            _refuse([f"plan.told = {self.plan.told}: nothing is told; set grounding.states to 1"])
+        if self.plan.decoded_state and not self.learns_states:
+            _refuse(
+                [
+                    f"plan.decoded_state = {self.plan.decoded_state}: the state is not supervised; set encoder_adaptation.state_supervision to 1"
+                ]
+            )
         return self
 
     @property
     def learns_states(self) -> bool:
         """Whether the encoder learns from the recorded state, too."""
-        return self.grounding is not None and self.grounding.states > 0
+        return self.encoder_adaptation is not None and self.encoder_adaptation.state_supervision > 0
 
     def phase(self, name: Stage) -> PhaseConfig:
         """The section of one phase, or of a part of the action phase."""
@@ -490,7 +504,13 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
-    """Validate a configuration. Raises UserError naming every wrong field with what is allowed."""
+    """Validate a configuration. Raises UserError naming every wrong field with what is allowed.
+
+    Old field names are accepted; one line of the log names the new ones.
+    """
+    values, renamed = rename_fields(values, where)
+    if renamed:
+        log.warning("config %s: %s", where, "; ".join(f"{old} is now called {new}" for old, new in renamed))
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hnet_vjepa.checkpoint import FAMILIARITY, FOLDED, MEMORY, load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.checkpoint import FOLDED, GOAL_BANK_FILE, OOD_FILE, load_checkpoint, read_manifest, save_checkpoint
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.errors import UserError
 
 TRAINING_ONLY = ("target", "predictor", "dechunker")
 HEADS: dict[PhaseName, tuple[str, ...]] = {"language": ("text", "projector"), "probe": ("probe",)}
-FILES = ("weights.safetensors", FAMILIARITY, MEMORY, "config.json", "robot.json", "manifest.json")
+FILES = ("weights.safetensors", OOD_FILE, GOAL_BANK_FILE, "config.json", "robot.json", "manifest.json")
 BESIDE = ("CARD.md", "results.json")  # what ``python -m benchmarks.cards`` writes beside an exported checkpoint
 # Rounding to 11 bits changes a tensor by about 0.0003 of its length; more means numbers too small or large for it.
 HARMLESS = 1e-3
@@ -36,8 +36,14 @@ def export(checkpoint: Path, out: Path) -> Path:
     if "action" not in trained:
         raise UserError(f"{checkpoint} has no dynamics and can not plan; export a checkpoint of the phase 'action'")
     _refuse_to_overwrite(out)
-    gauge = () if loaded.model.gauge is None or loaded.model.config.plan.told else ("gauge",)
-    left_out = (*TRAINING_ONLY, *gauge, *(m for phase, heads in HEADS.items() if phase not in trained for m in heads))
+    state_decoder = (
+        () if loaded.model.state_decoder is None or loaded.model.config.plan.decoded_state else ("state_decoder",)
+    )
+    left_out = (
+        *TRAINING_ONLY,
+        *state_decoder,
+        *(m for phase, heads in HEADS.items() if phase not in trained for m in heads),
+    )
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})
     loaded.model.world_model.fold()
@@ -46,7 +52,7 @@ def export(checkpoint: Path, out: Path) -> Path:
         for n, tensor in loaded.model.state_dict().items()
         if not (manifest.lacks(n) or n.startswith(FOLDED))
     }
-    save_checkpoint(out, loaded.model, manifest, weights, loaded.familiarity, loaded.memory)
+    save_checkpoint(out, loaded.model, manifest, weights, loaded.ood, loaded.goal_bank)
     return out
 
 

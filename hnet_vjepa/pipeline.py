@@ -1,7 +1,7 @@
 """The training pipeline: phases one after another, each from the checkpoint before, with a manifest of what was done.
 
 ``work_dir`` holds ``pipeline.json``, and for each phase a checkpoint ``<phase>/`` and its log ``<phase>.run/``; the
-action phase logs what it begins with to ``grounding.run/``, and its second half to ``heads.run/``.
+action phase logs what it begins with to ``encoder_adaptation.run/``, and its second half to ``heads.run/``.
 This module is what an application embeds; ``hnet train`` calls it too.
 """
 
@@ -21,11 +21,12 @@ from hnet_vjepa.config import PHASES, Config, PhaseName, parse_config
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
-from hnet_vjepa.planning.calibration import measure_familiarity, measure_reached, remember
+from hnet_vjepa.tokenization import tokenize
 from hnet_vjepa.trainers.action_posttrain import Action
+from hnet_vjepa.trainers.calibrate import build_goal_bank, fit_ood_detector, measure_reached
 from hnet_vjepa.trainers.encoded import Encoded
+from hnet_vjepa.trainers.encoder_adaptation import EncoderAdaptation
 from hnet_vjepa.trainers.engine import Outcome, check_data, finish, train
-from hnet_vjepa.trainers.grounding import Grounding
 from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.language_align import Language
 from hnet_vjepa.trainers.phase import Phase
@@ -34,7 +35,6 @@ from hnet_vjepa.trainers.probe_train import Probe
 from hnet_vjepa.utils.distrib import process_group
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
-from hnet_vjepa.words import split_words
 
 # Training a phase moves what these others were built on: they have to be trained again.
 UNDONE_BY: dict[PhaseName, tuple[PhaseName, ...]] = {
@@ -75,7 +75,7 @@ def _parts(phase: Phase, config: Config) -> list[Phase]:
     """What the loop trains for a phase, one after another."""
     if phase.name != "action":
         return [phase]
-    return [*([Grounding()] if config.grounding else []), phase, Heads()]
+    return [*([EncoderAdaptation()] if config.encoder_adaptation else []), phase, Heads()]
 
 
 def describe_robot(store: EpisodeStore, learns_states: bool = False) -> Robot:
@@ -120,7 +120,9 @@ def run_pipeline(
         for part in _parts(phase, config):
             check_data(part, config, store)
     if config.learns_states and not store.info.states:
-        raise UserError(f"{store.path} records no state, which grounding.states would learn from; set it to 0")
+        raise UserError(
+            f"{store.path} records no state, which encoder_adaptation.state_supervision would learn from; set it to 0"
+        )
     settings: dict[str, object] = {
         "config": config.model_dump(mode="json"),
         "data_fingerprint": store.fingerprint(),
@@ -176,13 +178,13 @@ def _train_phase(
         )
         kept = tuple(r for r in manifest.phases if r.phase not in UNDONE_BY[name])
         manifest = Manifest(phases=(*kept, record), versions=versions(), words=_words(name, manifest, kept, store))
-        familiarity = memory = None
+        ood = goal_bank = None
         if "action" in manifest.trained():
             manifest = manifest.model_copy(update=measure_reached(model, store, manifest.trained()))
-            familiarity = measure_familiarity(model, store)
-            if config.plan.remembered and {"language", "probe"} & set(manifest.trained()):
-                memory = remember(model, store)
-        save_checkpoint(target, model, manifest, familiarity=familiarity, memory=memory)
+            ood = fit_ood_detector(model, store)
+            if config.plan.goal_bank_size and {"language", "probe"} & set(manifest.trained()):
+                goal_bank = build_goal_bank(model, store)
+        save_checkpoint(target, model, manifest, ood=ood, goal_bank=goal_bank)
         _write_pipeline(work_dir, settings, record)
         for part in _parts(phase, config):
             finish(work_dir / f"{part.name}.run")
@@ -199,7 +201,7 @@ def _words(name: PhaseName, before: Manifest, kept: Sequence[PhaseRecord], store
     known = set(before.words)
     if name in ("language", "action"):  # the action phase rehearses
         sentences = {sentence for e in store.split("train") for captions in e.captions for sentence in captions}
-        known |= {word for sentence in sentences for word in split_words(sentence)}
+        known |= {word for sentence in sentences for word in tokenize(sentence)}
     return tuple(sorted(known))
 
 

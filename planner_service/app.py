@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from hnet_vjepa import __version__
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import ModelCard, Planner, PlanQuery
+from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery
 from planner_service import problems
 from planner_service.auth import require_token
 from planner_service.batching import Planned, PlannerWorker, State

@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import ModelCard, Planner, PlanQuery, PlanResult, goal_kind
+from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery, PlanResult, goal_kind
 from planner_service.problems import ProblemError, unavailable
 from planner_service.queries import warm_up_query
 

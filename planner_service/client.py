@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     AllGoals,
     Cost,
     Goal,

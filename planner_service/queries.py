@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.planning.checks import check_places, check_region, check_weights
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     AllGoals,
     Cost,
     Goal,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnet_vjepa.planning.protocols import LARGEST, Picture
+from hnet_vjepa.planning.interface import LARGEST, Picture
 from planner_service.images import MAX_IMAGE_CHARS, encode_image
 
 MAX_FRAMES = 64

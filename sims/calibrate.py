@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hnet_vjepa.planning.protocols import Planner, PlanQuery
-from hnet_vjepa.planning.success import Array, SuccessCurve, features
+from hnet_vjepa.calibration.success import Array, SuccessCurve, features
+from hnet_vjepa.planning.interface import Planner, PlanQuery
 from sims.protocol import Pair
 from sims.task import Simulation, Task
 

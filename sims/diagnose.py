@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.inspect import Inspector, Seen
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
 from hnet_vjepa.trainers.measure import Readout, fit_readout
 from sims.collect import record
 from sims.evaluate import columns, in_unit, length, shown_in

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import Goal, ModelCard, Planner, PlanQuery
+from hnet_vjepa.planning.interface import Goal, ModelCard, Planner, PlanQuery
 from planner_service.client import PlanError, PlannerClient
 from sims.protocol import Pair
 from sims.seeds import generator

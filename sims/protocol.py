@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, TextGoal
+from hnet_vjepa.planning.interface import Goal, ImageGoal, LabelGoal, TextGoal
 from sims.language import goal_text, position_labels
 from sims.seeds import episode_seed, generator
 from sims.task import Simulation, State, Task, scatter, walk

@@ -101,7 +101,7 @@ def _action_errors(
     inspector: Inspector, checkpoint: Checkpoint, episodes: Sequence[Episode]
 ) -> tuple[ActionError, ...]:
     spec = checkpoint.model.robot.action
-    told = np.concatenate([inspector.acted(inspector.episode(e.frames, e.actions)[1:]) for e in episodes])
+    told = np.concatenate([inspector.prev_action(inspector.episode(e.frames, e.actions)[1:]) for e in episodes])
     done = np.concatenate([e.actions for e in episodes])[:, list(spec.active)].astype(np.float64)
     assert spec.mean is not None
     error, baseline = told - done, np.array(spec.mean) - done

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hnet_vjepa.planning.protocols import LabelGoal, TextGoal
+from hnet_vjepa.planning.interface import LabelGoal, TextGoal
 from sims.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
 from sims.films import film
 from sims.plots import colour, distances, fulfilled, latencies, sweeps

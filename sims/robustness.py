@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hnet_vjepa.errors import one_of
-from hnet_vjepa.planning.protocols import ImageGoal
+from hnet_vjepa.planning.interface import ImageGoal
 from sims.evaluate import EvaluationResult, play
 from sims.policies import Policy
 from sims.protocol import Pair

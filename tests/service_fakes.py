@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     AllGoals,
     LabelGoal,
     LatentGoal,

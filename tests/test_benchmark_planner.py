@@ -39,21 +39,21 @@ from benchmarks.planner.calibration import draw
 from benchmarks.planner.composition import composition, pairs_across, patched
 from benchmarks.planner.deadline import deadline, lateness
 from benchmarks.planner.episode_cost import episode_cost
-from benchmarks.planner.far import FLAT, LATENT, Asked, far, methods
+from benchmarks.planner.instrumented import Spent, asked_again, closed_loop, measured, stamped, summarise, threads
 from benchmarks.planner.latency import latency
+from benchmarks.planner.long_horizon import FLAT, LATENT, Asked, far, methods
 from benchmarks.planner.memory import held_after, memory
 from benchmarks.planner.pareto import Tried, front, pareto, sweep
 from benchmarks.planner.peer import Peer, PeerSize
 from benchmarks.planner.tables import TABLES
-from benchmarks.planner.watched import Spent, asked_again, closed_loop, measured, stamped, summarise, threads
 from benchmarks.table import rate
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.models.coarse import Coarse
+from hnet_vjepa.models.macro_dynamics import MacroDynamics
 from hnet_vjepa.planning.cem import check_search
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, PlanResult, SearchSettings
 from planner_service.app import create_app
 from planner_service.client import PlannerClient
 from sims.language import Placement
@@ -225,7 +225,7 @@ def test_cpu_time_is_what_is_worked_and_wall_time_what_is_waited() -> None:
 
 
 def test_threads_are_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.planner.watched.SETTLE_S", 0.0)
+    monkeypatch.setattr("benchmarks.planner.instrumented.SETTLE_S", 0.0)
     before = torch.get_num_threads()
     with pytest.raises(KeyError), threads(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -318,7 +318,7 @@ def test_the_sweep_really_searches_with_its_settings(parts: dict[str, Part], che
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
-    shipped = PlanConfig(warm_std=0.3, first_std=0.6, settled=0.02, proposals=4, habit=3)
+    shipped = PlanConfig(warm_std=0.3, first_std=0.6, settled=0.02, prior_candidates=4, habit=3)
     for variant in variants_of(shipped):
         changed = {k: v for k, v in plan_of(shipped, variant).model_dump().items() if v != getattr(shipped, k)}
         wide = {} if variant.warm and variant.narrow else {"warm_std": 0.6}
@@ -326,14 +326,14 @@ def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
     plain = next(v for v in variants_of(shipped) if v.name.startswith("none of these"))
     assert not plain.warm
     assert dict(plain.plan) == {
-        "momentum": 0, "min_std": 1e-6, "noise_colour": 0, "kept": 0, "proposals": 0, "habit": 0, "settled": 0
+        "momentum": 0, "min_std": 1e-6, "noise_colour": 0, "kept": 0, "prior_candidates": 0, "behaviour_prior": 0, "settled": 0
     }  # fmt: skip
     with pytest.raises(ValueError, match="kepd"):
         plan_of(shipped, Variant("misspelt", {"kepd": 0}))
 
 
 def test_what_changes_nothing_is_not_played() -> None:
-    shipped = PlanConfig(warm_std=0.5, first_std=0.5, settled=0.0, proposals=0)
+    shipped = PlanConfig(warm_std=0.5, first_std=0.5, settled=0.0, prior_candidates=0)
     names = {variant.name for variant in variants_of(shipped)}
     assert {"planner", "no warm start", "no kept elites", "white noise"} <= names
     assert not {"no early end", "no habit", "no learnt proposal", "as wide a search after a plan as without"} & names
@@ -457,7 +457,7 @@ def test_sub_goals_are_compared_with_the_same_search_without_them(checkpoint: Ch
     world = copy.copy(checkpoint.model.world_model)
     model = copy.copy(checkpoint.model)
     model._modules = {**model._modules, "world_model": world}
-    world.coarse = Coarse(state_dim=8, slots=4, code=2)
+    world.macro_dynamics = MacroDynamics(state_dim=8, slots=4, code=2)
     able = replace(checkpoint, model=model)
     for kind, alike in (("image", LATENT), ("label", FLAT)):
         found = {v.name: v for v in methods(able, "label" if kind == "label" else "image")}

@@ -60,11 +60,11 @@ def test_shapes(tiny: Peer) -> None:
 
 def test_no_step_sees_a_later_one(tiny: Peer) -> None:
     states, actions = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
-    changed, acted = states.clone(), actions.clone()
+    changed, prev_action = states.clone(), actions.clone()
     changed[:, 2] += 1
-    acted[:, 2] -= 1
+    prev_action[:, 2] -= 1
     with torch.inference_mode():
-        before, after = tiny.predict(states, actions), tiny.predict(changed, acted)
+        before, after = tiny.predict(states, actions), tiny.predict(changed, prev_action)
     torch.testing.assert_close(before[:, :2], after[:, :2])
     assert not torch.allclose(before[:, 2], after[:, 2])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.planner.searches import BACKWARD, DECAY, gradients, icem, mppi, random_shooting, shrinking
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.planning.cem import Found, Search, search_actions
-from hnet_vjepa.planning.protocols import SearchSettings
+from hnet_vjepa.planning.interface import SearchSettings
 
 SEARCH = SearchSettings(candidates=128, iterations=8, horizon=3, elites=8)
 PLAN = PlanConfig(min_std=0.02)
@@ -87,9 +87,9 @@ def test_a_query_is_searched_for_by_its_own_seed_alone(name: str) -> None:
 @ALL
 def test_the_mean_and_the_proposals_are_among_the_first_candidates(name: str) -> None:
     bowl = Bowl(targets(1))
-    found = find(name, bowl, propose=lambda noise: bowl.target[:, None] + 0 * noise)
+    found = find(name, bowl, sample_prior=lambda noise: bowl.target[:, None] + 0 * noise)
     assert torch.equal(bowl.seen[0][:, 0], torch.zeros(1, 3, 2))
-    torch.testing.assert_close(bowl.seen[0][:, 1 : 1 + PLAN.proposals], bowl.target[:, None].expand(1, 8, 3, 2))
+    torch.testing.assert_close(bowl.seen[0][:, 1 : 1 + PLAN.prior_candidates], bowl.target[:, None].expand(1, 8, 3, 2))
     if name != "mppi":  # whose answer is a mean
         torch.testing.assert_close(found.actions, bowl.target)
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hnet_vjepa.calibration.success import SuccessCurve, features, fit
 from hnet_vjepa.checkpoint import amend_manifest, load_checkpoint, read_manifest
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.interface import ImageGoal, LabelGoal, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import ImageGoal, LabelGoal, PlanQuery, SearchSettings
-from hnet_vjepa.planning.success import SuccessCurve, features, fit
 from sims.calibrate import play_plans
 from sims.protocol import make_pairs
 from tests import toy

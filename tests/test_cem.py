@@ -10,7 +10,7 @@ from torch import Tensor
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import Found, check_search, noise_shape, search_actions
-from hnet_vjepa.planning.protocols import SearchSettings
+from hnet_vjepa.planning.interface import SearchSettings
 
 SEARCH = SearchSettings(candidates=64, iterations=12, horizon=3, elites=8)
 WHITE = PlanConfig(momentum=0.1, min_std=0.02, noise_colour=0.0)
@@ -146,17 +146,17 @@ def test_what_is_proposed_is_tried_first_and_kept_when_nothing_is_better() -> No
         sizes.append(actions.shape[1])
         return quadratic(target)(actions)
 
-    def propose(noise: Tensor) -> Tensor:
+    def sample_prior(noise: Tensor) -> Tensor:
         return target[:, None] + 0 * noise
 
-    plan = PlanConfig(proposals=5, elites=4)
+    plan = PlanConfig(prior_candidates=5, elites=4)
     search = SearchSettings(candidates=16, iterations=2, horizon=3, elites=4)
     start = torch.zeros(2, 3, 2)
-    found = search_actions(score, start, search, [0, 1], plan, WIDE.expand(2), propose=propose)
+    found = search_actions(score, start, search, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     torch.testing.assert_close(found.actions, target)
     assert sizes == [16, 16]  # proposals take the place of random candidates
     few = SearchSettings(candidates=2, iterations=1, horizon=3, elites=1)
-    search_actions(score, start, few, [0, 1], plan, WIDE.expand(2), propose=propose)
+    search_actions(score, start, few, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     assert sizes[-1] == 2
 
 

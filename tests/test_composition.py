@@ -20,24 +20,22 @@ from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.models.proposal import Proposal, propose
+from hnet_vjepa.models.policy_prior import PolicyPrior, sample_prior
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.costs import (
     LONGEST,
     AvoidTerm,
+    BehaviourPriorTerm,
     ClosestTerm,
     ControlTerm,
     GoalTerm,
-    HabitTerm,
-    Imagined,
-    LateTerm,
-    LeapTerm,
+    ImaginedRollout,
+    StepWeightedTerm,
+    TemporalConsistencyTerm,
     total,
 )
-from hnet_vjepa.planning.objectives import AllObjective, PartObjective
-from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     AllGoals,
     Cost,
     Goal,
@@ -49,6 +47,8 @@ from hnet_vjepa.planning.protocols import (
     SearchSettings,
     TextGoal,
 )
+from hnet_vjepa.planning.objectives import AllObjective, PartObjective
+from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.planning.regions import covered, slot_shares
 from planner_service.app import create_app
 from planner_service.client import PlannerClient
@@ -120,14 +120,14 @@ def test_regions_that_tile_a_picture_share_its_slots(checkpoint: Checkpoint) -> 
 
 def constant(values: Tensor) -> Any:
     """An objective with these energies, B x N x H, whatever it is asked for."""
-    return lambda states, before: values.flatten(1)
+    return lambda states, prev_state: values.flatten(1)
 
 
-def imagined(shape: tuple[int, int, int] = (2, 5, 3), seed: int = 0) -> Imagined:
+def imagined(shape: tuple[int, int, int] = (2, 5, 3), seed: int = 0) -> ImaginedRollout:
     """Random states of 4 x 2 numbers and actions of 2."""
     random = torch.Generator().manual_seed(seed)
-    states, before = (torch.randn(*shape, 4, 2, generator=random) for _ in range(2))
-    return Imagined(states, before, torch.rand(*shape, 2, generator=random) * 2 - 1)
+    states, prev_state = (torch.randn(*shape, 4, 2, generator=random) for _ in range(2))
+    return ImaginedRollout(states, prev_state, torch.rand(*shape, 2, generator=random) * 2 - 1)
 
 
 @given(st.lists(st.lists(st.floats(0, 100, width=32), min_size=3, max_size=3), min_size=4, max_size=4))
@@ -150,7 +150,7 @@ def test_an_approach_that_is_not_a_number_is_not_the_closest() -> None:
 )
 def test_later_states_count_more_by_a_power_of_how_late_they_are(late: float, weights: list[float]) -> None:
     energies = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    found = LateTerm(GoalTerm(constant(energies)), late)(imagined((2, 3, 4)))
+    found = StepWeightedTerm(GoalTerm(constant(energies)), late)(imagined((2, 3, 4)))
     np.testing.assert_allclose(found.numpy(), energies.numpy() * np.array(weights), rtol=1e-6)
 
 
@@ -172,11 +172,11 @@ def probe(read: Tensor) -> Tensor:
 def test_avoiding_costs_the_probability_that_all_labels_of_a_place_hold() -> None:
     seen, places = imagined(), torch.tensor([[1.0, 0, 0], [0, 1, 1]])
     term = AvoidTerm(5.0, probe, places)
-    found, inside = term(seen), term.inside(seen.states[:, 0], seen.before[:, 0])
+    found, inside = term(seen), term.inside(seen.states[:, 0], seen.prev_state[:, 0])
     for b in range(2):
         for n in range(5):
             for h in range(3):
-                read = torch.cat([seen.states[b, n, h], seen.states[b, n, h] - seen.before[b, n, h]], -1)
+                read = torch.cat([seen.states[b, n, h], seen.states[b, n, h] - seen.prev_state[b, n, h]], -1)
                 p = 1 / (1 + np.exp(-probe(read[None])[0].double().numpy()))
                 assert float(found[b, n, h]) == pytest.approx(5 * (p[0] + p[1] * p[2]), rel=1e-4)
                 if n == 0:
@@ -185,15 +185,20 @@ def test_avoiding_costs_the_probability_that_all_labels_of_a_place_hold() -> Non
 
 def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_state() -> None:
     torch.manual_seed(0)
-    seen, proposal = imagined(), Proposal(2, 4, 2, 16)
-    state, before, goal, acted = torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 4, 2), torch.randn(2, 2)
+    seen, policy_prior = imagined(), PolicyPrior(2, 4, 2, 16)
+    state, prev_state, goal, prev_action = (
+        torch.randn(2, 4, 2),
+        torch.randn(2, 4, 2),
+        torch.randn(2, 4, 2),
+        torch.randn(2, 2),
+    )
     normalise = lambda actions: 2 * actions + 0.5  # noqa: E731
-    found = HabitTerm(3.0, proposal, normalise, state, before, acted, goal)(seen).detach()
+    found = BehaviourPriorTerm(3.0, policy_prior, normalise, state, prev_state, prev_action, goal)(seen).detach()
     for b in range(2):
         for n in range(5):
-            now, earlier, last = state[b], before[b], acted[b]
+            now, earlier, last = state[b], prev_state[b], prev_action[b]
             for h in range(3):
-                mean, log_std = (x.detach() for x in proposal(now, earlier, last, goal[b]))
+                mean, log_std = (x.detach() for x in policy_prior(now, earlier, last, goal[b]))
                 action = normalise(seen.actions[b, n, h])
                 apart = ((action - mean) / log_std.exp()).numpy()
                 assert float(found[b, n, h]) == pytest.approx(3 * np.mean(apart**2), rel=1e-4)
@@ -203,7 +208,7 @@ def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_
 def test_a_leap_costs_what_it_skips_from_there_to_the_end() -> None:
     seen, state = imagined(), torch.randn(2, 4, 2)
     embed = lambda states: 2 * states.flatten(-2)  # noqa: E731
-    found = LeapTerm(3.0, embed, state)(seen)
+    found = TemporalConsistencyTerm(3.0, embed, state)(seen)
     for b in range(2):
         for n in range(5):
             here, skipped = state[b], 0.0
@@ -212,8 +217,8 @@ def test_a_leap_costs_what_it_skips_from_there_to_the_end() -> None:
                 assert float(found[b, n, h]) == pytest.approx(3 * skipped, rel=1e-4, abs=1e-5)
                 here = seen.states[b, n, h]
     assert (found[..., -1] > 0).any()
-    slow = Imagined(state[:, None, None].expand(2, 5, 3, 4, 2) + 0.01, seen.before, seen.actions)
-    assert (LeapTerm(3.0, embed, state)(slow) == 0).all()
+    slow = ImaginedRollout(state[:, None, None].expand(2, 5, 3, 4, 2) + 0.01, seen.prev_state, seen.actions)
+    assert (TemporalConsistencyTerm(3.0, embed, state)(slow) == 0).all()
 
 
 def test_terms_are_added_up() -> None:
@@ -254,24 +259,24 @@ def test_what_has_no_weight_may_be_anything() -> None:
 
 def test_several_goals_are_a_weighted_sum_and_reached_together() -> None:
     class Level:
-        aim = None
+        goal_states = None
 
         def __init__(self, energy: float) -> None:
             self.energy = energy
 
-        def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+        def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
             return states.flatten(2).sum(-1) * self.energy
 
-        def reached(self, states: Tensor, before: Tensor) -> Tensor:
+        def reached(self, states: Tensor, prev_state: Tensor) -> Tensor:
             return states.flatten(2).sum(-1) < self.energy
 
     states = torch.tensor([[1.0, 2.5], [0.5, 4.0]])[..., None, None]
     both = AllObjective((Level(2.0), Level(3.0)), torch.tensor([[1.0, 10.0], [0.5, 0.0]]))
     torch.testing.assert_close(both(states, states), torch.tensor([[32.0, 80.0], [0.5, 4.0]]))
     assert both.reached(states, states).tolist() == [[True, False], [True, False]]
-    assert both.aim is None
+    assert both.goal_states is None
     objective, _ = part([1.0, 1.0, 1.0, 1.0])
-    assert AllObjective((Level(1.0), objective), torch.ones(1, 2)).aim is objective.goal
+    assert AllObjective((Level(1.0), objective), torch.ones(1, 2)).goal_states is objective.goal
 
 
 # Plans
@@ -307,11 +312,11 @@ def energies_of(planner: WorldModelPlanner, goal: Goal) -> Energies:
     model = planner._model
     pixels = lambda frame: normalise_frames(frame[None, None])  # noqa: E731
 
-    def one(goal: Goal, state: Tensor, before: Tensor) -> float:
+    def one(goal: Goal, state: Tensor, prev_state: Tensor) -> float:
         if isinstance(goal, AllGoals):
             weights = goal.weights or (1,) * len(goal.goals)
-            return sum(weight * one(each, state, before) for weight, each in zip(weights, goal.goals, strict=True))
-        read = torch.cat([state, state - before], -1)[None]
+            return sum(weight * one(each, state, prev_state) for weight, each in zip(weights, goal.goals, strict=True))
+        read = torch.cat([state, state - prev_state], -1)[None]
         if isinstance(goal, TextGoal):
             return 1 - float(model.projector(read)[0] @ model.text.encode([goal.text])[0])
         if isinstance(goal, LabelGoal):
@@ -327,9 +332,9 @@ def energies_of(planner: WorldModelPlanner, goal: Goal) -> Energies:
             weights = slot_shares(model.backbone(pixels(goal.frame)), goal.region, toy.SIZE, toy.SIZE).tolist()
         if weights is not None:
             return float(np.average(apart, weights=weights))
-        return float(np.mean(apart)) + float(model.world_model.steps(state, there))
+        return float(np.mean(apart)) + float(model.world_model.temporal_distance(state, there))
 
-    return lambda states, before: [one(goal, s, b) for s, b in zip(states, before, strict=True)]
+    return lambda states, prev_state: [one(goal, s, b) for s, b in zip(states, prev_state, strict=True)]
 
 
 GOALS: dict[str, Goal] = {
@@ -367,11 +372,11 @@ def test_the_plan_is_the_best_of_the_candidates(planner: WorldModelPlanner, kind
     energies, prices, risks = energies_of(planner, asked.goal), [], []
     for actions in tried:
         seen = rollout(model.world_model.dynamics, states[1:], states[:1], held, normal(actions)[None])[0]
-        before = torch.cat([states[1:], seen[:-1]])
-        of_goal = energies(seen, before)
+        prev_state = torch.cat([states[1:], seen[:-1]])
+        of_goal = energies(seen, prev_state)
         price = min(of_goal) if cost.over_steps == "closest" else sum(of_goal)
         price += cost.control * float(((actions / 3) ** 2).sum())
-        p = model.probe(torch.cat([seen, seen - before], -1)).sigmoid().numpy()  # H x L
+        p = model.probe(torch.cat([seen, seen - prev_state], -1)).sigmoid().numpy()  # H x L
         places = np.array([np.prod([p[:, toy.LABELS.index(name)] for name in place], 0) for place in cost.avoid])
         price += cost.avoid_weight * float(places.sum())
         prices.append(price)
@@ -390,10 +395,10 @@ def test_the_plan_is_the_best_of_the_candidates(planner: WorldModelPlanner, kind
 def test_a_strong_habit_is_what_the_proposal_would_do(checkpoint: Checkpoint) -> None:
     """However the energy ranks them: the plan is the most usual way, clipped to what the robot can do."""
     model = copy.deepcopy(checkpoint.model)
-    last = model.world_model.proposal.mlp[-1]
+    last = model.world_model.policy_prior.mlp[-1]
     assert isinstance(last, torch.nn.Linear)
     last.weight.data *= 0.2  # so that it stays within what the robot can do
-    plan = model.config.plan.model_copy(update={"habit": 1e6})
+    plan = model.config.plan.model_copy(update={"behaviour_prior": 1e6})
     model.config = model.config.model_copy(update={"plan": plan})
     planner = WorldModelPlanner(replace(checkpoint, model=model))
     asked = query(goal=ImageGoal(GOAL))
@@ -404,7 +409,9 @@ def test_a_strong_habit_is_what_the_proposal_would_do(checkpoint: Checkpoint) ->
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         held = (torch.zeros(1, 2) - mean) / std
         world = model.world_model
-        way = propose(world.proposal, world.dynamics, states[:, 1], states[:, 0], held, there, torch.zeros(1, 3, 2))
+        way = sample_prior(
+            world.policy_prior, world.dynamics, states[:, 1], states[:, 0], held, there, torch.zeros(1, 3, 2)
+        )
         usual = (way[0] * std + mean).clamp(-3, 3).numpy()
     [result] = planner.plan([asked])
     [free] = WorldModelPlanner(checkpoint).plan([asked])

@@ -60,7 +60,10 @@ def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
     mine, base = load_config(str(file), {"plan.elites": 5}), load_config("push_t_large")
     assert (mine.name, mine.action.steps, mine.plan.horizon, mine.plan.elites) == ("mine", 7, 9, 5)
     assert mine.action.batch_size == base.action.batch_size != load_config("push_t").action.batch_size
-    assert mine.grounding == base.grounding and mine.plan.told == base.plan.told == load_config("push_t").plan.told
+    assert (
+        mine.encoder_adaptation == base.encoder_adaptation
+        and mine.plan.decoded_state == base.plan.decoded_state == load_config("push_t").plan.decoded_state
+    )
     for base_name in ("push-t", "[1]", "mine.yaml"):
         file.write_text(f"base: {base_name}\nname: mine\n")
         with pytest.raises(UserError, match=r"base") as caught:
@@ -79,7 +82,10 @@ def test_defaults() -> None:
     [
         ({"colour": 1}, "unknown field colour; allowed there: name, seed"),
         ({"action": {"stepz": 1, "steps": 5}}, "unknown field action.stepz; allowed there: steps, batch_size"),
-        ({"grounding": {"stepz": 1, "steps": 5}}, "unknown field grounding.stepz; allowed there: steps, batch_size"),
+        (
+            {"encoder_adaptation": {"stepz": 1, "steps": 5}},
+            "unknown field grounding.stepz; allowed there: steps, batch_size",
+        ),
         ({"action": {"steps": 0}}, "action.steps = 0: Input should be greater than 0"),
         (
             {"action": {"steps": 5, "clip_frames": 1}},

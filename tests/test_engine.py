@@ -17,20 +17,20 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot, make_phase
 from hnet_vjepa.trainers import engine
+from hnet_vjepa.trainers.encoder_adaptation import EncoderAdaptation
 from hnet_vjepa.trainers.engine import TrainingError, learning_rate, train
-from hnet_vjepa.trainers.grounding import Grounding
 from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.utils.runtime import set_seed
 from tests import toy
 
-STAGES: list[Stage] = ["pretrain", "language", "probe", "grounding", "action", "heads"]
+STAGES: list[Stage] = ["pretrain", "language", "probe", "encoder_adaptation", "action", "heads"]
 
 
 def stage(name: Stage, store: EpisodeStore) -> Phase:
     """What the loop trains under this name, all phases before it trained."""
-    if name == "grounding" or name == "heads":
-        return Grounding() if name == "grounding" else Heads()
+    if name == "encoder_adaptation" or name == "heads":
+        return EncoderAdaptation() if name == "encoder_adaptation" else Heads()
     return make_phase(name, ("language", "probe"), store)
 
 
@@ -51,8 +51,8 @@ def assert_same_weights(a: HNetVJEPA, b: HNetVJEPA) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_phase_learns_and_changes_only_its_own_modules(name: Stage, toy_store: Path, tmp_path: Path) -> None:
     # Errors of actions differ much from clip to clip; over eight of them thirty steps would not show.
-    steadier: dict[str, float] = {"batch_size": 64} if name in ("grounding", "heads") else {}
-    steadier |= {"keep": 4.0} if name == "grounding" else {}
+    steadier: dict[str, float] = {"batch_size": 64} if name in ("encoder_adaptation", "heads") else {}
+    steadier |= {"keep": 4.0} if name == "encoder_adaptation" else {}
     config = toy.config(**{name: {"steps": 30, "learning_rate": 0.003} | steadier})
     store = EpisodeStore(toy_store)
     set_seed(0)

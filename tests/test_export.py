@@ -16,8 +16,8 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export, size, stored
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.inspect import Inspector
+from hnet_vjepa.planning.interface import Goal, ImageGoal, LabelGoal, PlanQuery, SearchSettings, TextGoal
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, PlanQuery, SearchSettings, TextGoal
 from hnet_vjepa.visualise import chunk_sheet
 from tests import toy
 
@@ -61,7 +61,7 @@ def test_diagnosis_and_chunk_pictures_need_nothing_that_is_left_out(whole: Path,
     assert chunk_sheet(checkpoint.model, frames) == chunk_sheet(load_checkpoint(whole).model, frames)
     seen = [Inspector(c) for c in (load_checkpoint(whole), checkpoint)]
     done = np.zeros((2, 7), np.float32)
-    np.testing.assert_allclose(*(i.acted(i.episode(frames, done)) for i in seen), atol=0.05)
+    np.testing.assert_allclose(*(i.prev_action(i.episode(frames, done)) for i in seen), atol=0.05)
     torch.manual_seed(1)  # whatever stands in the place of what is left out must not matter
     again = load_checkpoint(exported).model
     assert torch.equal(

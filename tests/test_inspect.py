@@ -12,7 +12,7 @@ from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.store import Episode, EpisodeStore
 from hnet_vjepa.planning import inspect
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, SearchSettings
 from tests import toy
 
 GOAL = toy.picture(24, 24)
@@ -56,8 +56,8 @@ def test_an_episode_is_the_same_in_pieces(
     np.testing.assert_array_equal(whole.before[1:], whole.states[:-1])
     spec = inspector.planner.card.action
     assert spec.mean is not None and spec.std is not None
-    np.testing.assert_allclose(whole.acted[1:].numpy() * spec.std + spec.mean, episode.actions[:, :2], atol=1e-5)
-    np.testing.assert_allclose(whole.acted[0].numpy() * spec.std + spec.mean, 0, atol=1e-6)  # holding still
+    np.testing.assert_allclose(whole.prev_action[1:].numpy() * spec.std + spec.mean, episode.actions[:, :2], atol=1e-5)
+    np.testing.assert_allclose(whole.prev_action[0].numpy() * spec.std + spec.mean, 0, atol=1e-6)  # holding still
     monkeypatch.setattr(inspect, "PIECE", 5)
     pieces = inspector.episode(frames, episode.actions)
     np.testing.assert_allclose(pieces.states, whole.states, atol=1e-5)
@@ -96,7 +96,7 @@ def test_which_action_was_done(
     checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray, episode: Episode
 ) -> None:
     seen = inspector.episode(frames, episode.actions)
-    told = inspector.acted(seen)
+    told = inspector.prev_action(seen)
     assert told.shape == (len(frames), 2)
     spec = checkpoint.model.robot.action
     assert spec.mean is not None and spec.std is not None

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from hnet_vjepa.checkpoint import MEMORY, Checkpoint, load_checkpoint
+from hnet_vjepa.calibration.goal_bank import SUITING, GoalBank, RetrievedGoal
+from hnet_vjepa.checkpoint import GOAL_BANK_FILE, Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.memory import SUITING, Memory, Recalled
+from hnet_vjepa.planning.interface import AllGoals, Goal, ImageGoal, LabelGoal, LatentGoal, PlanQuery, TextGoal
 from hnet_vjepa.planning.objectives import LabelObjective, TextObjective
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import AllGoals, Goal, ImageGoal, LabelGoal, LatentGoal, PlanQuery, TextGoal
 from tests import toy
 
 REMEMBERED = 40
@@ -29,7 +29,7 @@ REMEMBERED = 40
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_store: Path) -> Path:
-    config = toy.config(plan={"remembered": REMEMBERED, "habit": 1.0, "proposals": 4})
+    config = toy.config(plan={"goal_bank_size": REMEMBERED, "behaviour_prior": 1.0, "prior_candidates": 4})
     return run_pipeline(config, toy_store, tmp_path_factory.mktemp("remembers"), progress=False)
 
 
@@ -45,24 +45,24 @@ def query(goal: Goal, x: float = 8) -> PlanQuery:
 class Near:
     """How far a point is from another, and how fast."""
 
-    aim = None
+    goal_states = None
 
     def __init__(self, goal: Tensor) -> None:
         self.goal = goal
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
-        moves = (states - before).abs().sum((-1, -2))
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
+        moves = (states - prev_state).abs().sum((-1, -2))
         return torch.linalg.vector_norm(states[:, :, 0] - self.goal, dim=-1) + 100 * moves
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
-        return self(states, before) < 0.1
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
+        return self(states, prev_state) < 0.1
 
 
 @pytest.mark.parametrize("count", [5, 60])
 def test_what_is_recalled_is_the_medoid_of_what_costs_least_at_rest(count: int) -> None:
     torch.manual_seed(count)
     states, goal, stretch = torch.randn(count, 1, 3), torch.randn(3), torch.tensor([5.0, 1.0, 0.1])
-    found = Memory(states).recall(Near(goal), lambda these: these[..., 0, :] * stretch)
+    found = GoalBank(states).retrieve(Near(goal), lambda these: these[..., 0, :] * stretch)
     suiting = sorted(states, key=lambda state: float((state[0] - goal).norm()))[:SUITING]
     steps = [sum(float(((a - b) * stretch).norm()) for b in suiting) for a in suiting]
     assert torch.equal(found, suiting[int(np.argmin(steps))])
@@ -70,19 +70,19 @@ def test_what_is_recalled_is_the_medoid_of_what_costs_least_at_rest(count: int) 
 
 def test_a_goal_with_a_state_to_go_for_stays_what_it_is() -> None:
     states, goal = torch.randn(30, 1, 3), Near(torch.randn(3))
-    objective = Recalled(goal, states[:1])
-    assert torch.equal(objective.aim, states[:1])
+    objective = RetrievedGoal(goal, states[:1])
+    assert torch.equal(objective.goal_states, states[:1])
     assert torch.equal(objective(states[None], states[None]), goal(states[None], states[None]))
     at = goal.goal.expand(1, 1, 1, 3)
     assert objective.reached(at, at).all() and not objective.reached(at + 1, at + 1).any()
 
 
 def test_the_states_are_of_training_pictures(checkpoint: Checkpoint, toy_store: Path) -> None:
-    assert checkpoint.memory is not None and checkpoint.memory.states.shape == (REMEMBERED, 4, 8)
+    assert checkpoint.goal_bank is not None and checkpoint.goal_bank.states.shape == (REMEMBERED, 4, 8)
     frames = np.concatenate([episode.frames for episode in EpisodeStore(toy_store).split("train")])
     with torch.no_grad():
         states = checkpoint.model.states(normalise_frames(frames)[:, None])[0][:, 0]
-    apart = torch.cdist(checkpoint.memory.states.flatten(1), states.flatten(1))
+    apart = torch.cdist(checkpoint.goal_bank.states.flatten(1), states.flatten(1))
     assert apart.amin(1).max() < 1e-2 * apart.median()  # half precision
     assert len(set(apart.argmin(1).tolist())) > REMEMBERED / 2
 
@@ -101,29 +101,31 @@ def asked(checkpoint: Checkpoint, goal: Goal) -> Callable[[Tensor], Tensor]:
 
 def suits(checkpoint: Checkpoint, costs: Tensor) -> Tensor:
     """The remembered state of which the steps to all that cost least are fewest together."""
-    assert checkpoint.memory is not None
-    best = checkpoint.memory.states[costs.argsort()[:SUITING]]
-    steps = torch.stack([checkpoint.model.world_model.steps(best, one.expand_as(best)).sum() for one in best])
+    assert checkpoint.goal_bank is not None
+    best = checkpoint.goal_bank.states[costs.argsort()[:SUITING]]
+    steps = torch.stack(
+        [checkpoint.model.world_model.temporal_distance(best, one.expand_as(best)).sum() for one in best]
+    )
     return best[steps.argmin()]
 
 
 @pytest.mark.parametrize("goal", [TextGoal("go left"), TextGoal("the square is at the right"), LabelGoal(("right",))])
 def test_a_search_begins_with_the_ways_to_what_is_recalled(checkpoint: Checkpoint, goal: TextGoal | LabelGoal) -> None:
-    assert checkpoint.memory is not None
-    known = checkpoint.memory.states
+    assert checkpoint.goal_bank is not None
+    known = checkpoint.goal_bank.states
     with torch.no_grad():
         best = suits(checkpoint, asked(checkpoint, goal)(known))
     planner = WorldModelPlanner(checkpoint)
     told = planner.first_candidates(query(goal), 6, 4)
     shown = planner.first_candidates(query(LatentGoal(best.numpy())), 6, 4)
     np.testing.assert_allclose(told, shown, atol=1e-5)
-    forgot = WorldModelPlanner(replace(checkpoint, memory=None)).first_candidates(query(goal), 6, 4)
+    forgot = WorldModelPlanner(replace(checkpoint, goal_bank=None)).first_candidates(query(goal), 6, 4)
     assert np.abs(told - forgot).max() > 1e-2
 
 
 def test_several_goals_at_once_recall_one_state_unless_one_of_them_is_a_state(checkpoint: Checkpoint) -> None:
-    assert checkpoint.memory is not None
-    known, text, label = checkpoint.memory.states, TextGoal("go left"), LabelGoal(("left",))
+    assert checkpoint.goal_bank is not None
+    known, text, label = checkpoint.goal_bank.states, TextGoal("go left"), LabelGoal(("left",))
     planner = WorldModelPlanner(checkpoint)
     with torch.no_grad():
         costs = 2 * asked(checkpoint, text)(known) + 0.5 * asked(checkpoint, label)(known)
@@ -137,7 +139,7 @@ def test_several_goals_at_once_recall_one_state_unless_one_of_them_is_a_state(ch
 
 def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
     queries = [query(TextGoal("go left"), x) for x in (8, 24)]
-    remembers, forgot = (WorldModelPlanner(c).plan(queries) for c in (checkpoint, replace(checkpoint, memory=None)))
+    remembers, forgot = (WorldModelPlanner(c).plan(queries) for c in (checkpoint, replace(checkpoint, goal_bank=None)))
     for told, plain in zip(remembers, forgot, strict=True):
         assert told.energy_now == pytest.approx(plain.energy_now) and told.reached == plain.reached
     inspector, model = Inspector(checkpoint), checkpoint.model
@@ -145,7 +147,7 @@ def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
     for told, asks in zip(remembers, queries, strict=True):  # an independent walk through what is imagined
         walk = inspector.imagine(inspector.last(asks.frames[None, -inspector.window :]), told.actions[None])
         with torch.no_grad():
-            energies = [text(seen.states[None], seen.before[None]).item() for seen in walk]
+            energies = [text(seen.states[None], seen.prev_state[None]).item() for seen in walk]
         np.testing.assert_allclose(told.energies, energies, atol=1e-4)
     alone = [WorldModelPlanner(checkpoint).plan([one])[0] for one in queries]
     for together, one in zip(remembers, alone, strict=True):
@@ -154,17 +156,17 @@ def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
 
 def test_it_comes_along_and_is_guarded(run: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     exported = export(run, tmp_path / "small")
-    before, after = checkpoint.memory, load_checkpoint(exported).memory
-    assert before is not None and after is not None and torch.equal(before.states, after.states)
-    content = bytearray((exported / MEMORY).read_bytes())
+    prev_state, after = checkpoint.goal_bank, load_checkpoint(exported).goal_bank
+    assert prev_state is not None and after is not None and torch.equal(prev_state.states, after.states)
+    content = bytearray((exported / GOAL_BANK_FILE).read_bytes())
     content[-1] ^= 1
-    (exported / MEMORY).write_bytes(content)
+    (exported / GOAL_BANK_FILE).write_bytes(content)
     with pytest.raises(UserError, match=r"memory\.safetensors is not the file that was saved"):
         load_checkpoint(exported)
 
 
 def test_nothing_is_remembered_that_no_goal_would_recall(toy_run: Path, toy_store: Path, tmp_path: Path) -> None:
-    assert load_checkpoint(toy_run / "action").memory is None  # not asked for
-    config = toy.config(plan={"remembered": 5})
+    assert load_checkpoint(toy_run / "action").goal_bank is None  # not asked for
+    config = toy.config(plan={"goal_bank_size": 5})
     pictures_only = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
-    assert load_checkpoint(pictures_only).memory is None and not (pictures_only / MEMORY).exists()
+    assert load_checkpoint(pictures_only).goal_bank is None and not (pictures_only / GOAL_BANK_FILE).exists()

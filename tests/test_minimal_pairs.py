@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.minimal_pairs import minimal_pairs, mirrored
-from hnet_vjepa.planning.protocols import TextGoal
+from hnet_vjepa.planning.interface import TextGoal
 from sims.language import opposite, position_labels
 from sims.policies import Decision
 from sims.protocol import make_pairs

@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_in_the_second_half_of_the_action_phase_goes_on_the
     clean = load_checkpoint(run_pipeline(config, toy_store, tmp_path / "clean", ("action",), progress=False))
     record = clean.manifest.phases[-1]
     assert record.steps == 8 and {"open_loop/1", "proposal_mse", "proposal_mean_mse"} <= record.metrics.keys()
-    assert clean.model.world_model.steps.whitening.fitted
+    assert clean.model.world_model.temporal_distance.whitening.fitted
     assert not (tmp_path / "clean" / "heads.run" / "resume").exists()
     real, done = engine._step, list[int]()
 
@@ -169,17 +169,17 @@ def test_a_refused_first_attempt_does_not_spoil_the_place(toy_store: Path, tmp_p
 def test_a_run_from_before_a_setting_existed_goes_on_where_that_has_its_default(
     toy_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = toy.config(grounding={}, pretrain={"steps": 1}, action={"steps": 1})
+    config = toy.config(encoder_adaptation={}, pretrain={"steps": 1}, action={"steps": 1})
     run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)
     file = tmp_path / "pipeline.json"
     content = json.loads(file.read_text())
-    del content["settings"]["config"]["grounding"]["states"]
+    del content["settings"]["config"]["encoder_adaptation"]["states"]
     file.write_text(json.dumps(content))
     capsys.readouterr()
     run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"))
     assert "action: was finished before and is kept" in capsys.readouterr().out
-    told = toy.config(grounding={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
-    with pytest.raises(UserError, match=r"other settings \(config.grounding.states\)"):
+    told = toy.config(encoder_adaptation={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
+    with pytest.raises(UserError, match=r"other settings \(config.encoder_adaptation.state_supervision\)"):
         run_pipeline(told, toy_store, tmp_path, ("pretrain", "action"), progress=False)
 
 

@@ -8,8 +8,7 @@ import torch
 from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import Found
-from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     ImageGoal,
     LabelGoal,
     LatentGoal,
@@ -17,6 +16,7 @@ from hnet_vjepa.planning.protocols import (
     SearchSettings,
     TextGoal,
 )
+from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from tests import toy
 
 
@@ -72,25 +72,29 @@ def test_the_reported_energies_are_those_of_imagining_the_reported_actions(late:
     assert asked.previous_actions is not None
     [result] = WorldModelPlanner(checkpoint).plan([asked])
     assert isinstance(asked.goal, ImageGoal)
-    plan, steps = model.config.plan, model.world_model.steps
+    plan, steps = model.config.plan, model.world_model.temporal_distance
     phi = lambda states: steps.mlp((states - steps.whitening.mean) @ steps.whitening.matrix.T)  # noqa: E731
-    assert plan.latent > 0 and plan.steps > 0
+    assert plan.latent > 0 and plan.temporal_distance > 0
     with torch.no_grad():
         video = torch.from_numpy(asked.frames[None]).float() / 127.5 - 1
         states = model.states(video)[0]
-        before, state = states[:, max(0, states.shape[1] - 2)], states[:, -1]
+        prev_state, state = states[:, max(0, states.shape[1] - 2)], states[:, -1]
         goal = model.states(torch.from_numpy(asked.goal.frame[None, None]).float() / 127.5 - 1)[0][:, 0]
 
         def expected(state: torch.Tensor) -> float:
             apart = (phi(state.flatten(1)) - phi(goal.flatten(1))).square().sum().sqrt()
-            return float(plan.latent * (state - goal).abs().mean() + plan.steps * apart)
+            return float(plan.latent * (state - goal).abs().mean() + plan.temporal_distance * apart)
 
         assert result.energy_now == pytest.approx(expected(state), rel=1e-4)
         normalise = lambda action: (torch.tensor(action[:2]) - torch.tensor(spec.mean)) / torch.tensor(spec.std)  # noqa: E731
-        acted = normalise(asked.previous_actions[0])[None]
+        prev_action = normalise(asked.previous_actions[0])[None]
         for action, reported in zip(result.actions, result.energies, strict=True):
             normal = normalise(action)[None]
-            state, before, acted = model.world_model.dynamics(state, before, acted, normal), state, normal
+            state, prev_state, prev_action = (
+                model.world_model.dynamics(state, prev_state, prev_action, normal),
+                state,
+                normal,
+            )
             assert expected(state) == pytest.approx(float(reported), rel=1e-3)
 
 
@@ -142,12 +146,12 @@ def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alon
     assert [r.iterations for r in mixed] == [0, alone.iterations, 0] and alone.iterations
     np.testing.assert_allclose(mixed[1].actions, alone.actions, atol=1e-5)
     with torch.no_grad():  # the energies are those of holding still, imagined step by step
-        state = before = torch.from_numpy(mixed[0].state)[None]
+        state = prev_state = torch.from_numpy(mixed[0].state)[None]
         still = (torch.zeros(1, 2) - sure._mean) / sure._std
         for energy in mixed[0].energies:
-            state, before = checkpoint.model.world_model.dynamics(state, before, still, still), state
+            state, prev_state = checkpoint.model.world_model.dynamics(state, prev_state, still, still), state
             objective = sure._objective([there.goal], torch.zeros(1, 4, dtype=torch.bool))
-            assert float(objective(state[:, None], before[:, None])) == pytest.approx(float(energy), abs=1e-5)
+            assert float(objective(state[:, None], prev_state[:, None])) == pytest.approx(float(energy), abs=1e-5)
 
     def fail(*_: object) -> Found:
         raise AssertionError("searched")

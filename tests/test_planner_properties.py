@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     LARGEST,
     AllGoals,
     Cost,
@@ -27,6 +26,7 @@ from hnet_vjepa.planning.protocols import (
     SearchSettings,
     TextGoal,
 )
+from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.specs import ActionSpec
 from tests import toy
 

@@ -11,69 +11,74 @@ from torch import Tensor
 
 from hnet_vjepa.data.batch import ClipSampler, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
-from hnet_vjepa.losses.proposal import proposal_loss
-from hnet_vjepa.models.proposal import Proposal, propose
+from hnet_vjepa.losses.policy_prior import policy_prior_loss
+from hnet_vjepa.models.policy_prior import PolicyPrior, sample_prior
 
 
-def make() -> Proposal:
+def make() -> PolicyPrior:
     torch.manual_seed(0)
-    return Proposal(state_dim=3, slots=2, action_dim=2, width=16)
+    return PolicyPrior(state_dim=3, slots=2, action_dim=2, width=16)
 
 
 def test_the_loss_is_the_weighted_negative_log_likelihood_of_every_action_but_the_first() -> None:
-    proposal, states, actions, later = make(), torch.randn(3, 5, 2, 3), torch.randn(3, 4, 2), torch.randn(3, 2, 3)
+    policy_prior, states, actions, hindsight_goal = (
+        make(),
+        torch.randn(3, 5, 2, 3),
+        torch.randn(3, 4, 2),
+        torch.randn(3, 2, 3),
+    )
     terms = []
     for b in range(3):
         for t in range(1, 4):  # the action from frame t to frame t + 1
-            mean, log_std = proposal(states[b, t], states[b, t - 1], actions[b, t - 1], later[b])
+            mean, log_std = policy_prior(states[b, t], states[b, t - 1], actions[b, t - 1], hindsight_goal[b])
             likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(actions[b, t])
             terms.append((-likelihood - 0.5 * torch.log(torch.tensor(2 * torch.pi))) * log_std.exp() ** 2)
     expected = torch.cat(terms).mean()
-    torch.testing.assert_close(proposal_loss(proposal, states, actions, later), expected)
+    torch.testing.assert_close(policy_prior_loss(policy_prior, states, actions, hindsight_goal), expected)
 
 
 def test_what_is_certain_counts_no_more_than_the_rest() -> None:
     """The mean is pulled by its error alone, the deviation still towards what the likelihood says."""
     mean = torch.tensor([[[0.5], [0.5]]], requires_grad=True)
     log_std = torch.tensor([[[-2.0], [0.0]]], requires_grad=True)
-    states, later = torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1)
+    states, hindsight_goal = torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1)
     fixed: Any = lambda *_: (mean, log_std)  # noqa: E731
-    proposal_loss(fixed, states, torch.zeros(1, 3, 1), later).backward()
+    policy_prior_loss(fixed, states, torch.zeros(1, 3, 1), hindsight_goal).backward()
     assert mean.grad is not None and log_std.grad is not None
     torch.testing.assert_close(mean.grad, torch.full_like(mean, 0.5 / 2))  # of two actions
     assert log_std.grad[0, 0] < 0 < log_std.grad[0, 1]  # it errs by more than e^-2, and by less than 1
 
 
 def test_it_is_followed_through_what_the_dynamics_makes_of_it() -> None:
-    proposal, goal, noise = make(), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
-    state, before, acted = torch.randn(4, 2, 3), torch.randn(4, 2, 3), torch.randn(4, 2)
+    policy_prior, goal, noise = make(), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
+    state, prev_state, prev_action = torch.randn(4, 2, 3), torch.randn(4, 2, 3), torch.randn(4, 2)
 
-    def dynamics(state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
-        return state + 0.1 * (state - before) + action.sum(-1)[:, None, None] - acted.mean()
+    def dynamics(state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
+        return state + 0.1 * (state - prev_state) + action.sum(-1)[:, None, None] - prev_action.mean()
 
-    actions = propose(proposal, dynamics, state, before, acted, goal, noise)
+    actions = sample_prior(policy_prior, dynamics, state, prev_state, prev_action, goal, noise)
     for h in range(3):
-        mean, log_std = proposal(state, before, acted, goal)
+        mean, log_std = policy_prior(state, prev_state, prev_action, goal)
         torch.testing.assert_close(actions[:, h], mean + log_std.exp() * noise[:, h])
-        state, before, acted = dynamics(state, before, acted, actions[:, h]), state, actions[:, h]
+        state, prev_state, prev_action = dynamics(state, prev_state, prev_action, actions[:, h]), state, actions[:, h]
 
 
 def test_it_learns_the_way_to_a_goal() -> None:
     """A point that moves by its actions, in episodes that go straight somewhere: the way is goal minus place."""
     torch.manual_seed(0)
-    proposal = Proposal(state_dim=2, slots=1, action_dim=2, width=64)
-    optimizer = torch.optim.Adam(proposal.parameters(), lr=3e-3)
+    policy_prior = PolicyPrior(state_dim=2, slots=1, action_dim=2, width=64)
+    optimizer = torch.optim.Adam(policy_prior.parameters(), lr=3e-3)
     for _ in range(300):
         start, goal = torch.rand(64, 1, 2), torch.rand(64, 1, 2)
         way = (goal - start) / 4
         states = start[:, None] + way[:, None] * torch.arange(5)[None, :, None, None]  # B x 5 x 1 x 2
         actions = way.expand(-1, 4, -1)
-        loss = proposal_loss(proposal, states, actions, goal)
+        loss = policy_prior_loss(policy_prior, states, actions, goal)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     here, there = torch.tensor([[[0.2, 0.5]]]), torch.tensor([[[0.8, 0.1]]])
-    mean, _ = proposal(here, here - torch.tensor([0.1, -0.1]), torch.tensor([[0.1, -0.1]]), there)
+    mean, _ = policy_prior(here, here - torch.tensor([0.1, -0.1]), torch.tensor([[0.1, -0.1]]), there)
     assert torch.nn.functional.cosine_similarity(mean, (there - here)[:, 0]).item() > 0.9
 
 
@@ -84,13 +89,13 @@ def test_the_later_frame_of_a_clip_is_of_its_own_episode_and_not_before_its_end(
     numbers = list(range(0, len(sampler), max(1, len(sampler) // 30)))
     batch = sampler.clips(numbers)
     again = sampler.clips(numbers)
-    torch.testing.assert_close(batch.later, again.later, rtol=0, atol=0)
+    torch.testing.assert_close(batch.hindsight_goal, again.hindsight_goal, rtol=0, atol=0)
     places = []
-    for number, later in zip(numbers, batch.later, strict=True):
+    for number, hindsight_goal in zip(numbers, batch.hindsight_goal, strict=True):
         episode = max(i for i, first in enumerate(sampler.starts[:-1]) if first <= number)
         end = number - int(sampler.starts[episode]) + 3
         rest = normalise_frames(sampler.episodes[episode].frames[end:])
-        equal = [(frame == later).all().item() for frame in rest]
+        equal = [(frame == hindsight_goal).all().item() for frame in rest]
         assert any(equal)
         places.append(equal.index(True) / max(1, len(rest) - 1))
     if split == "train":

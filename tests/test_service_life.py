@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     Goal,
     ImageGoal,
     LabelGoal,
@@ -105,8 +105,8 @@ def test_token() -> None:
                 assert answer.json()["title"] == "Not authorised"
             assert httpx.post(url + path, json=BODY, headers={"authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(url + "/v1/model").status_code == 401
-        strange = httpx.get(url + "/v1/model", headers={b"authorization": "Bearer é".encode("latin-1")})
-        assert strange.status_code == 401
+        out_of_distribution = httpx.get(url + "/v1/model", headers={b"authorization": "Bearer é".encode("latin-1")})
+        assert out_of_distribution.status_code == 401
         for path in ("/healthz", "/readyz", "/metrics", "/"):
             assert httpx.get(url + path).status_code == 200
 

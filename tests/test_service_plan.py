@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     AllGoals,
     Cost,
     Goal,

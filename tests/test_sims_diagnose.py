@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import cli.main
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.inspect import Seen
-from hnet_vjepa.planning.protocols import PlanQuery
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims import plots
 from sims.diagnose import DISTANCES, Diagnosis, as_text, diagnose, to_json, verdicts, weakest

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cli.evaluate import evaluate as evaluate_command
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     Goal,
     ImageGoal,
     LabelGoal,

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import Goal, ImageGoal
+from hnet_vjepa.planning.interface import Goal, ImageGoal
 from sims import plots
 from sims.evaluate import evaluate
 from sims.policies import Answer, PlannerPolicy, RandomPolicy

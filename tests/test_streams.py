@@ -11,9 +11,9 @@ from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.models.hnet.encoder import Cache, LowLevelEncoder
 from hnet_vjepa.planning import streams
+from hnet_vjepa.planning.encoder_cache import EncoderCache, Frames
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery
-from hnet_vjepa.planning.streams import Frames, Streams
 from tests import toy
 
 HISTORY = 3
@@ -43,7 +43,7 @@ def films(count: int, frames: int = 12) -> NDArray[np.uint8]:
 
 def test_only_the_newest_frame_is_encoded_and_comes_out_as_in_the_whole_clip() -> None:
     encoder, robots = Encoder(), films(2)
-    running, whole = Streams(encoder, HISTORY), encoder.whole(robots)
+    running, whole = EncoderCache(encoder, HISTORY), encoder.whole(robots)
     for now in range(12):
         [seen] = running.last_two([robot[: now + 1] for robot in robots])
         torch.testing.assert_close(seen, whole[:, [max(0, now - 1), now]], rtol=1e-4, atol=1e-5)
@@ -52,7 +52,7 @@ def test_only_the_newest_frame_is_encoded_and_comes_out_as_in_the_whole_clip() -
 
 def test_robots_come_and_go_and_do_not_mix() -> None:
     encoder, robots = Encoder(), films(3)
-    running, whole = Streams(encoder, HISTORY), encoder.whole(robots)
+    running, whole = EncoderCache(encoder, HISTORY), encoder.whole(robots)
     order = np.random.default_rng(1)
     for now in range(6, 12):
         present = order.permutation(3)[: order.integers(1, 4)]
@@ -63,7 +63,7 @@ def test_robots_come_and_go_and_do_not_mix() -> None:
 def test_the_same_picture_after_another_past_is_another_stream() -> None:
     encoder, (one, other) = Encoder(), films(2)
     other[5] = one[5]
-    running = Streams(encoder, HISTORY)
+    running = EncoderCache(encoder, HISTORY)
     running.last_two([one[:6]])
     [seen] = running.last_two([np.concatenate([other[:6], one[6:7]])])
     expected = encoder.whole(np.concatenate([other[:6], one[6:7]])[None])[:, -2:]
@@ -73,7 +73,7 @@ def test_the_same_picture_after_another_past_is_another_stream() -> None:
 
 def test_a_step_that_was_left_out_is_no_stream() -> None:
     encoder, [robot] = Encoder(), films(1)
-    running = Streams(encoder, HISTORY)
+    running = EncoderCache(encoder, HISTORY)
     running.last_two([robot[:6]])
     jump = np.concatenate([robot[:6], robot[7:8], robot[9:10]])
     torch.testing.assert_close(running.last_two([jump])[0], encoder.whole(jump[None])[:, -2:], rtol=1e-4, atol=1e-5)
@@ -82,7 +82,7 @@ def test_a_step_that_was_left_out_is_no_stream() -> None:
 def test_the_longest_unused_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "REMEMBERED_STREAMS", 2)
     encoder, robots = Encoder(), films(3)
-    running = Streams(encoder, HISTORY)
+    running = EncoderCache(encoder, HISTORY)
     for robot in robots:
         running.last_two([robot[:6]])
     encoder.calls.clear()

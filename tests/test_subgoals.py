@@ -14,15 +14,17 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.losses.coarse import PRIOR, coarse_loss
-from hnet_vjepa.models.coarse import Coarse, coarse_rollout
+from hnet_vjepa.losses.macro_dynamics import PRIOR, macro_dynamics_loss
+from hnet_vjepa.models.macro_dynamics import MacroDynamics, macro_rollout
 from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.interface import Goal, ImageGoal, LabelGoal, PlanQuery, PlanResult, TextGoal
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import Goal, ImageGoal, LabelGoal, PlanQuery, PlanResult, TextGoal
-from hnet_vjepa.planning.subgoals import coarse_way
+from hnet_vjepa.planning.subgoals import plan_macro_states
 from tests import toy
 
-CODE = {"world_model": {"state_dim": 8, "width": 16, "depth": 1, "heads": 2, "inverse_width": 32, "code": 2}}
+CODE = {
+    "world_model": {"state_dim": 8, "width": 16, "depth": 1, "heads": 2, "inverse_width": 32, "macro_latent_dim": 2}
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def always_far(checkpoint: Checkpoint) -> Checkpoint:
     """The same model, of which every two states are far apart."""
     model = copy.deepcopy(checkpoint.model)
     with torch.no_grad():
-        last = model.world_model.steps.mlp[-1]
+        last = model.world_model.temporal_distance.mlp[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.mul_(1e4)
     return replace(checkpoint, model=model)
@@ -55,31 +57,39 @@ def query(goal: Goal, seed: int = 0) -> PlanQuery:
 
 def test_the_loss_is_an_evidence_lower_bound_with_noise_of_its_own_for_every_row() -> None:
     torch.manual_seed(0)
-    coarse, state, later = Coarse(state_dim=3, slots=2, code=2), torch.randn(4, 2, 3), torch.randn(4, 2, 3)
+    macro_dynamics, state, next_state = (
+        MacroDynamics(state_dim=3, slots=2, latent=2),
+        torch.randn(4, 2, 3),
+        torch.randn(4, 2, 3),
+    )
     terms = []
     for row, key in enumerate((7, 3, 7, 11)):
-        mean, log_std = coarse.encode(state[row], later[row])
-        code = mean + log_std.exp() * torch.randn(2, generator=torch.Generator().manual_seed(key))
+        mean, log_std = macro_dynamics.encode(state[row], next_state[row])
+        latent = mean + log_std.exp() * torch.randn(2, generator=torch.Generator().manual_seed(key))
         posterior, prior = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
         divergence = torch.distributions.kl_divergence(posterior, prior).sum()
-        terms.append((coarse(state[row], code) - later[row]).square().mean() + PRIOR * divergence)
-    torch.testing.assert_close(coarse_loss(coarse, state, later, (7, 3, 7, 11)), torch.stack(terms).mean())
+        terms.append((macro_dynamics(state[row], latent) - next_state[row]).square().mean() + PRIOR * divergence)
+    torch.testing.assert_close(
+        macro_dynamics_loss(macro_dynamics, state, next_state, (7, 3, 7, 11)), torch.stack(terms).mean()
+    )
 
 
 def test_it_learns_that_there_are_several_ways() -> None:
     """From one place to the left or to the right, never to the middle: codes tell the two apart."""
     torch.manual_seed(0)
-    coarse = Coarse(state_dim=2, slots=1, code=2, width=32)
-    optimizer = torch.optim.Adam(coarse.parameters(), lr=3e-3)
+    macro_dynamics = MacroDynamics(state_dim=2, slots=1, latent=2, width=32)
+    optimizer = torch.optim.Adam(macro_dynamics.parameters(), lr=3e-3)
     for step in range(300):
         state = torch.rand(64, 1, 2)
         way = torch.randint(2, (64, 1, 1)) * 2.0 - 1
-        loss = coarse_loss(coarse, state, state + way * torch.tensor([1.0, 0.0]), range(64 * step, 64 * step + 64))
+        loss = macro_dynamics_loss(
+            macro_dynamics, state, state + way * torch.tensor([1.0, 0.0]), range(64 * step, 64 * step + 64)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     state = torch.rand(500, 1, 2)
-    moved = (coarse(state, torch.randn(500, 2)) - state)[:, 0]
+    moved = (macro_dynamics(state, torch.randn(500, 2)) - state)[:, 0]
     assert (moved[:, 0] > 0.7).float().mean() > 0.25 and (moved[:, 0] < -0.7).float().mean() > 0.25
     assert moved[:, 0].abs().median() > 0.8 and moved[:, 1].abs().median() < 0.2
 
@@ -87,11 +97,11 @@ def test_it_learns_that_there_are_several_ways() -> None:
 class Walker:
     """A known coarse model: a code moves a point by up to 1 per axis, unless the wall at x = 0, |y| < 1 stops it."""
 
-    code = 2
+    latent = 2
 
-    def __call__(self, state: Tensor, code: Tensor) -> Tensor:
+    def __call__(self, state: Tensor, latent: Tensor) -> Tensor:
         here = state[:, 0]
-        there = here + code.clamp(-1, 1)
+        there = here + latent.clamp(-1, 1)
         share = here[:, :1] / (here[:, :1] - there[:, :1])
         crosses = ((here[:, :1] > 0) != (there[:, :1] > 0)) & ((here + share * (there - here))[:, 1:].abs() < 1)
         return torch.where(crosses, here, there)[:, None]
@@ -100,22 +110,22 @@ class Walker:
 class Near:
     """An objective: how far a point is from another."""
 
-    aim = None
+    goal_states = None
 
     def __init__(self, goal: Tensor) -> None:
         self.goal = goal
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         return torch.linalg.vector_norm(states[:, :, 0] - self.goal, dim=-1)
 
-    def reached(self, states: Tensor, before: Tensor) -> Tensor:
-        return self(states, before) < 0.1
+    def reached(self, states: Tensor, prev_state: Tensor) -> Tensor:
+        return self(states, prev_state) < 0.1
 
 
 def test_the_way_goes_around_a_wall() -> None:
     start, goal = torch.tensor([[[-0.5, 0.0]]]).expand(8, 1, 2), torch.tensor([0.5, 0.0])
-    plan = PlanConfig(subgoals=5, coarse_candidates=128, coarse_iterations=5)
-    way = coarse_way(Walker(), start, Near(goal), plan, range(8))  # type: ignore[arg-type]
+    plan = PlanConfig(subgoals=5, macro_candidates=128, macro_iterations=5)
+    way = plan_macro_states(Walker(), start, Near(goal), plan, range(8))  # type: ignore[arg-type]
     assert way.shape == (8, 5, 1, 2)
     ends = torch.linalg.vector_norm(way[:, -1, 0] - goal, dim=-1)
     assert (ends < 0.4).float().mean() > 0.7  # straight on, the wall would keep it 0.5 away at least
@@ -125,21 +135,23 @@ def test_the_way_goes_around_a_wall() -> None:
 def test_a_way_depends_on_its_own_seed_alone() -> None:
     start, plan = torch.randn(3, 1, 2), PlanConfig(subgoals=3)
     near = Near(torch.tensor([2.0, 0.0]))
-    together = coarse_way(Walker(), start, near, plan, (4, 5, 6))  # type: ignore[arg-type]
-    alone = coarse_way(Walker(), start[1:2], near, plan, (5,))  # type: ignore[arg-type]
+    together = plan_macro_states(Walker(), start, near, plan, (4, 5, 6))  # type: ignore[arg-type]
+    alone = plan_macro_states(Walker(), start[1:2], near, plan, (5,))  # type: ignore[arg-type]
     torch.testing.assert_close(together[1:2], alone)
 
 
 def test_the_steps_of_a_rollout_follow_each_other() -> None:
     torch.manual_seed(0)
-    coarse, state, codes = Coarse(3, 2, 2), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
-    rolled = coarse_rollout(coarse, state, codes)
-    torch.testing.assert_close(rolled[:, 2], coarse(coarse(coarse(state, codes[:, 0]), codes[:, 1]), codes[:, 2]))
+    macro_dynamics, state, latents = MacroDynamics(3, 2, 2), torch.randn(4, 2, 3), torch.randn(4, 3, 2)
+    rolled = macro_rollout(macro_dynamics, state, latents)
+    torch.testing.assert_close(
+        rolled[:, 2], macro_dynamics(macro_dynamics(macro_dynamics(state, latents[:, 0]), latents[:, 1]), latents[:, 2])
+    )
 
 
 @pytest.mark.parametrize("goal", [LabelGoal(("right",)), TextGoal("go right"), ImageGoal(toy.picture(24, 24))])
 def test_plans_with_sub_goals_are_repeatable_and_do_not_depend_on_the_batch(checkpoint: Checkpoint, goal: Goal) -> None:
-    steps = {"steps": 0.0} if isinstance(goal, ImageGoal) else {}
+    steps = {"temporal_distance": 0.0} if isinstance(goal, ImageGoal) else {}
     ours = planner(always_far(checkpoint), **steps)
     together = ours.plan([query(goal, seed) for seed in range(3)])
     for seed, result in enumerate(together):
@@ -155,7 +167,7 @@ def test_a_far_goal_in_words_is_searched_for_by_way_of_a_sub_goal(checkpoint: Ch
 
 def test_a_goal_within_the_horizon_is_searched_for_as_ever(checkpoint: Checkpoint) -> None:
     near, goal = copy.deepcopy(checkpoint.model), LabelGoal(("right",))
-    torch.nn.init.zeros_(near.world_model.steps.mlp[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(near.world_model.temporal_distance.mlp[-1].weight)  # type: ignore[arg-type]
     close = replace(checkpoint, model=near)
     assert not different(planner(close).plan([query(goal)]), planner(close, subgoals=0).plan([query(goal)]))
 
@@ -181,11 +193,11 @@ def test_a_deadline_that_is_past_is_answered(checkpoint: Checkpoint) -> None:
 def test_without_a_coarse_model_there_is_none_to_load(toy_run: Path) -> None:
     """Checkpoints from before there was one say nothing of it in their configuration, and lack its weights."""
     model = load_checkpoint(toy_run / "action").model
-    assert model.world_model.coarse is None and not any("coarse" in name for name in model.state_dict())
+    assert model.world_model.macro_dynamics is None and not any("coarse" in name for name in model.state_dict())
 
 
 def test_settings_that_do_not_fit_together_are_refused() -> None:
-    with pytest.raises(UserError, match=r"plan.subgoals = 3: needs a coarse model.*model.world_model.code"):
+    with pytest.raises(UserError, match=r"plan.subgoals = 3: needs a coarse model.*model.world_model.macro_latent_dim"):
         toy.config(plan={"subgoals": 3})
     with pytest.raises(UserError, match=r"coarse_candidates = 2: must be at least elites \(4\)"):
         toy.config(model={**toy.config().model_dump()["model"], **CODE}, plan={"subgoals": 3, "coarse_candidates": 2})

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnet_vjepa.calibration.success import brier_skill, calibration_error, features, fit, reliability
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.success import brier_skill, calibration_error, features, fit, reliability
 
 
 def outcomes(count: int, seed: int) -> tuple[np.ndarray, list[tuple[float, np.ndarray]], np.ndarray]:

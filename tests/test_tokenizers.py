@@ -16,10 +16,10 @@ from hnet_vjepa.models.hnet.tokenizers import (
     TokenMerging,
     UniformGrid,
     joined,
-    joins,
     make_tokenizer,
     means,
     merged,
+    ward_merges,
 )
 from hnet_vjepa.models.ops import grid_positions
 from hnet_vjepa.models.vjepa.vit import HNetViT
@@ -272,7 +272,7 @@ def test_alike_chunks_become_one_as_in_a_naive_loop(threshold: float, seed: int)
     positions = grid_positions(1, 8, 8).double()
     mask, gate = torch.zeros(3, 9, dtype=torch.bool), torch.ones(3, 9, dtype=torch.float64)
     chunks, centroids, sizes = means(assignment, values, positions)
-    partner, loss = joins(chunks, sizes)
+    partner, loss = ward_merges(chunks, sizes)
     out = joined(Routing(chunks, assignment, centroids, sizes, mask, gate), partner, loss >= threshold)
     for b in range(3):
         groups = naive_joining(values[b], assignment[b], threshold)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.checkpoint import load_checkpoint
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.jit import jit_trace
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery
-from hnet_vjepa.planning.traced import traced
 from tests import toy
 
 
@@ -24,7 +24,7 @@ def test_inputs_of_a_known_shape_are_replayed_and_others_are_not() -> None:
         calls.append(x.shape)
         return x @ y, x.sum(0)
 
-    fast = traced(function, [((2, 3), (3, 4)), ((1, 3), (3, 4))])
+    fast = jit_trace(function, [((2, 3), (3, 4)), ((1, 3), (3, 4))])
     before = len(calls)
     for rows, known in ((2, True), (1, True), (5, False)):
         x, y = torch.randn(rows, 3), torch.randn(3, 4)
@@ -43,7 +43,7 @@ def test_a_function_that_decides_by_its_numbers_stays_as_it_is() -> None:
     random = torch.Generator().manual_seed(0)
     first, second = (float(torch.randn(3, generator=random).sum()) for _ in range(2))
     seen = [(first + second) / 2]  # so that the two inputs that a trace is made of and checked on differ
-    fast = traced(function, [((3,),)])
+    fast = jit_trace(function, [((3,),)])
     for value in (-10.0, 10.0):
         x = torch.full((3,), value)
         torch.testing.assert_close(fast(x)[0], x + (1 if value > 0 else -1))
@@ -54,7 +54,7 @@ def test_what_cannot_be_traced_still_works() -> None:
         return (torch.from_numpy(np.sort(x.numpy())),) if not torch.jit.is_tracing() else _fail()
 
     x = torch.tensor([3.0, 1.0, 2.0])
-    assert traced(function, [((3,),)])(x)[0].tolist() == [1, 2, 3]
+    assert jit_trace(function, [((3,),)])(x)[0].tolist() == [1, 2, 3]
 
 
 def _fail() -> tuple[Tensor]:
@@ -66,7 +66,7 @@ def test_a_hastened_planner_answers_as_before(toy_run: Path, reached: float) -> 
     checkpoint = load_checkpoint(toy_run / "action")
     checkpoint = replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": reached}))
     slow, fast = WorldModelPlanner(checkpoint), WorldModelPlanner(checkpoint)
-    fast.hasten()
+    fast.compile()
     for seed in range(5):
         frames = np.stack([toy.picture(8 + seed, 10), toy.picture(9, 10 + seed)])
         query = PlanQuery(frames, ImageGoal(toy.picture(24, 24)), seed)

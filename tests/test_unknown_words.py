@@ -11,8 +11,8 @@ import pytest
 
 from hnet_vjepa.checkpoint import load_checkpoint, save_checkpoint
 from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.interface import Goal, ImageGoal, PlanQuery, TextGoal
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
-from hnet_vjepa.planning.protocols import Goal, ImageGoal, PlanQuery, TextGoal
 from planner_service.app import create_app
 from planner_service.client import PlannerClient
 from tests import toy

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hnet_vjepa.losses.temporal import temporal_distance_loss
-from hnet_vjepa.models.proposal import Proposal
+from hnet_vjepa.models.policy_prior import PolicyPrior
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.whitening import Whitening
 
@@ -58,14 +58,14 @@ def test_a_folded_distance_is_the_same_distance(fitted: bool) -> None:
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_folded_proposal_is_the_same_proposal(fitted: bool) -> None:
     torch.manual_seed(0)
-    proposal = Proposal(5, 1, 2, 16)
+    policy_prior = PolicyPrior(5, 1, 2, 16)
     if fitted:
-        proposal.whitening.fit(rows())
+        policy_prior.whitening.fit(rows())
     state, before, goal = rows(30).view(3, 10, 1, 5)
-    acted = torch.randn(10, 2)
-    expected = proposal(state, before, acted, goal)
-    proposal.fold()
-    for found, wanted in zip(proposal(state, before, acted, goal), expected, strict=True):
+    prev_action = torch.randn(10, 2)
+    expected = policy_prior(state, before, prev_action, goal)
+    policy_prior.fold()
+    for found, wanted in zip(policy_prior(state, before, prev_action, goal), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -41,59 +41,74 @@ def test_it_starts_as_nothing_moves(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", STEPWISE)
 def test_a_rollout_is_its_steps_one_after_another(kind: str) -> None:
-    dynamics, state, before, actions = make(kind), torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 3, 3)
-    acted = torch.randn(5, 3)
-    imagined = rollout(dynamics, state, before, acted, actions)
+    dynamics, state, prev_state, actions = make(kind), torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 3, 3)
+    prev_action = torch.randn(5, 3)
+    imagined = rollout(dynamics, state, prev_state, prev_action, actions)
     assert imagined.shape == (5, 3, 4, 8)
     for step in range(3):
-        state, before, acted = dynamics(state, before, acted, actions[:, step]), state, actions[:, step]
+        state, prev_state, prev_action = (
+            dynamics(state, prev_state, prev_action, actions[:, step]),
+            state,
+            actions[:, step],
+        )
         torch.testing.assert_close(imagined[:, step], state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_action_changes_all_later_states_and_the_last_only_the_last(kind: str) -> None:
-    dynamics, state, before, actions = make(kind), torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3, 3)
-    changed, acted = actions.clone(), torch.randn(1, 3)
+    dynamics, state, prev_state, actions = make(kind), torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3, 3)
+    changed, prev_action = actions.clone(), torch.randn(1, 3)
     changed[:, 2] += 1
-    one, other = (rollout(dynamics, state, before, acted, done) for done in (actions, changed))
+    one, other = (rollout(dynamics, state, prev_state, prev_action, done) for done in (actions, changed))
     assert torch.equal(one[:, :2], other[:, :2])
     assert not torch.allclose(one[:, 2], other[:, 2])
 
 
 def test_one_pass_gives_what_each_prefix_of_the_actions_gives_alone() -> None:
-    dynamics, state, before, actions = make("prefix"), torch.randn(5, 4, 8), torch.randn(5, 4, 8), torch.randn(5, 4, 3)
-    acted = torch.randn(5, 3)
-    imagined = rollout(dynamics, state, before, acted, actions)
+    dynamics, state, prev_state, actions = (
+        make("prefix"),
+        torch.randn(5, 4, 8),
+        torch.randn(5, 4, 8),
+        torch.randn(5, 4, 3),
+    )
+    prev_action = torch.randn(5, 3)
+    imagined = rollout(dynamics, state, prev_state, prev_action, actions)
     assert imagined.shape == (5, SPAN, 4, 8)
-    torch.testing.assert_close(imagined[:, 0], dynamics(state, before, acted, actions[:, 0]))
+    torch.testing.assert_close(imagined[:, 0], dynamics(state, prev_state, prev_action, actions[:, 0]))
     for count in range(1, SPAN + 1):
-        torch.testing.assert_close(rollout(dynamics, state, before, acted, actions[:, :count]), imagined[:, :count])
+        torch.testing.assert_close(
+            rollout(dynamics, state, prev_state, prev_action, actions[:, :count]), imagined[:, :count]
+        )
 
 
 @pytest.mark.parametrize("row", range(7))
 def test_an_action_changes_the_states_from_it_on_and_none_before(row: int) -> None:
     """By gradients: exactly zero before the action, and something for every state after it, spans or not."""
     dynamics, actions = make("prefix"), torch.randn(1, 7, 3, requires_grad=True)
-    state, before, acted = torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3)
-    imagined = rollout(dynamics, state, before, acted, actions)
+    state, prev_state, prev_action = torch.randn(1, 4, 8), torch.randn(1, 4, 8), torch.randn(1, 3)
+    imagined = rollout(dynamics, state, prev_state, prev_action, actions)
     (gradient,) = torch.autograd.grad(imagined[0, row].square().sum(), actions)
     moved = gradient[0].abs().sum(1) > 0
     assert moved.tolist() == [k <= row for k in range(7)]
 
 
 def test_what_is_longer_than_a_span_goes_on_from_the_last_imagined_states() -> None:
-    dynamics, state, before = make("prefix"), torch.randn(2, 4, 8), torch.randn(2, 4, 8)
-    acted, actions = torch.randn(2, 3), torch.randn(2, 2 * SPAN + 1, 3)
-    whole = rollout(dynamics, state, before, acted, actions)
+    dynamics, state, prev_state = make("prefix"), torch.randn(2, 4, 8), torch.randn(2, 4, 8)
+    prev_action, actions = torch.randn(2, 3), torch.randn(2, 2 * SPAN + 1, 3)
+    whole = rollout(dynamics, state, prev_state, prev_action, actions)
     assert whole.shape == (2, 2 * SPAN + 1, 4, 8)
     for start in (SPAN, 2 * SPAN):
         rest = rollout(dynamics, whole[:, start - 1], whole[:, start - 2], actions[:, start - 1], actions[:, start:])
         torch.testing.assert_close(whole[:, start:], rest)
     single = PrefixDynamics(8, 4, 3, 16, 2, 1)  # with a span of 1 it is one step after another
     torch.nn.init.normal_(single.change.weight, std=0.1)
-    imagined = rollout(single, state, before, acted, actions)
+    imagined = rollout(single, state, prev_state, prev_action, actions)
     for step in range(3):
-        state, before, acted = single(state, before, acted, actions[:, step]), state, actions[:, step]
+        state, prev_state, prev_action = (
+            single(state, prev_state, prev_action, actions[:, step]),
+            state,
+            actions[:, step],
+        )
         torch.testing.assert_close(imagined[:, step], state)
 
 

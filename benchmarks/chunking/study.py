@@ -96,8 +96,8 @@ TRAINING = {
     "plan.elites": 8,
     "plan.iterations": 3,
     "plan.horizon": 5,
-    "plan.proposals": 8,
-    "plan.habit": 0.0,
+    "plan.prior_candidates": 8,
+    "plan.behaviour_prior": 0.0,
 }
 DISTANCE = 15  # steps of the environment between start and goal, few enough for models as small as these
 PAIRS = 12
@@ -273,7 +273,7 @@ def train_model(model: HNetVJEPA, phases: Sequence[Phase], store: EpisodeStore, 
     records = []
     for phase in phases:
         outcome = train(phase, model, store, folder / f"{phase.name}.run", progress=False)
-        if phase.name == "grounding" or phase.name == "heads":
+        if phase.name == "encoder_adaptation" or phase.name == "heads":
             continue  # which have no record of their own
         records.append(
             PhaseRecord(

@@ -23,10 +23,10 @@ from benchmarks.planner.composition import composition
 from benchmarks.planner.deadline import deadline
 from benchmarks.planner.dynamics import STUDIES, dynamics
 from benchmarks.planner.episode_cost import episode_cost
-from benchmarks.planner.familiarity import familiarity
-from benchmarks.planner.far import ASKED, BEHIND_WALLS, far
 from benchmarks.planner.latency import latency
+from benchmarks.planner.long_horizon import ASKED, BEHIND_WALLS, far
 from benchmarks.planner.memory import memory
+from benchmarks.planner.ood import ood
 from benchmarks.planner.pareto import pareto
 from benchmarks.planner.trained_peer import trained_peer
 from benchmarks.record import RESULTS, ROOT, merge_result, read_result
@@ -58,7 +58,7 @@ def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]
         "pareto": (checkpoint, lambda: pareto(task, checkpoint, TOLERANCE, IMAGES / "planner_pareto.png")),
         "deadline": (checkpoint, lambda: deadline(task, checkpoint)),
         "memory": (checkpoint, lambda: memory(checkpoint)),
-        "familiarity": (checkpoint, lambda: familiarity(task, checkpoint)),
+        "familiarity": (checkpoint, lambda: ood(task, checkpoint)),
         "trained-peer": (checkpoint, lambda: trained_peer(task, checkpoint, RECIPES[TASK].episodes)),
         "composition": (checkpoint, lambda: composition(task, checkpoint)),
         **{f"dynamics-{study.task.name}": (None, partial(dynamics, study)) for study in STUDIES},

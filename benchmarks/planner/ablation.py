@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import Watched, as_asked, threads
+from benchmarks.planner.instrumented import Watched, as_asked, threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.data.batch import normalise_frames
+from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import ImageGoal, PlanQuery
 from sims.evaluate import EvaluationResult, evaluate, summary
 from sims.policies import (
     Actor,
@@ -60,8 +60,8 @@ class Variant:
 
 NO_HOLD = "does not hold at the goal"
 PARTS: dict[str, dict[str, float]] = {
-    "no learnt proposal": {"proposals": 0},
-    "no habit": {"habit": 0.0},
+    "no learnt proposal": {"prior_candidates": 0},
+    "no habit": {"behaviour_prior": 0.0},
     "no kept elites": {"kept": 0},
     "white noise": {"noise_colour": 0.0},
     "no momentum": {"momentum": 0.0},
@@ -77,7 +77,7 @@ VARIANTS = (
     Variant("none of these (plain search)", PLAIN, warm=False),
     # When a goal counts as reached is calibrated for the whole energy: without one of its terms it means nothing.
     Variant(NO_HOLD, holds=False),
-    Variant("energy: latent only", {"steps": 0.0}, holds=False, against=NO_HOLD),
+    Variant("energy: latent only", {"temporal_distance": 0.0}, holds=False, against=NO_HOLD),
     Variant("energy: steps only", {"latent": 0.0}, holds=False, against=NO_HOLD),
 )
 INVERSE = "inverse dynamics alone"

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from benchmarks.part import Part
 from benchmarks.planner.ablation import SHIPPED, compared
+from benchmarks.planner.instrumented import Watched, summarise, threads
 from benchmarks.planner.searches import BACKWARD, gradients, icem, mppi, random_shooting
-from benchmarks.planner.watched import Watched, summarise, threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.planning.cem import Allow, Found, Propose, Score, Search, box, search_actions
+from hnet_vjepa.planning.cem import Allow, Found, SamplePrior, Score, Search, box, search_actions
+from hnet_vjepa.planning.interface import PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.protocols import PlanQuery, PlanResult, SearchSettings
 from sims.evaluate import criteria_of, evaluate, summary
 from sims.policies import Policy, check_card, local_planner
 from sims.protocol import Pair, make_pairs
@@ -56,7 +56,7 @@ class Counted:
         std: Tensor,
         deadline: float | None = None,
         allow: Allow = box,
-        propose: Propose | None = None,
+        sample_prior: SamplePrior | None = None,
     ) -> Found:
         """See Search."""
 
@@ -65,7 +65,7 @@ class Counted:
             return score(actions)
 
         self.plans += len(start)
-        return self.search(counted, start, search, seeds, plan, std, deadline, allow, propose)
+        return self.search(counted, start, search, seeds, plan, std, deadline, allow, sample_prior)
 
 
 class DifferentiablePlanner(WorldModelPlanner):
@@ -122,8 +122,8 @@ def played(
 ) -> list[dict[str, Any]]:
     """One row for every search: success at the strictest tolerance, what it costs, and how it compares with ours."""
     counted = {name: Counted(search) for name, search in searches.items()}
-    watched = {name: Watched(planner(checkpoint, one), in_budget(settings)) for name, one in counted.items()}
-    policies: list[Policy] = [replace(local_planner(w), name=name) for name, w in watched.items()]
+    instrumented = {name: Watched(planner(checkpoint, one), in_budget(settings)) for name, one in counted.items()}
+    policies: list[Policy] = [replace(local_planner(w), name=name) for name, w in instrumented.items()]
     result = evaluate(task, simulation, policies, pairs, "dev", 0, "image", progress=False)
     rows = []
     for method in result.methods:
@@ -136,7 +136,9 @@ def played(
                 "success_end": found["success"][result.criteria[-1]]["end"],
                 "final_distance": found["final_distance"]["p50"],
                 "imagined": counted[method.name].steps / counted[method.name].plans,
-                "cpu_s": summarise(watched[method.name].spent[1:])["cpu_s"],  # the first is asked twice: see ``play``
+                "cpu_s": summarise(instrumented[method.name].spent[1:])[
+                    "cpu_s"
+                ],  # the first is asked twice: see ``play``
                 "against": None if method.name == SHIPPED else compared(result, SHIPPED, method.name),
             }
         )

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import threads
+from benchmarks.planner.instrumented import threads
+from hnet_vjepa.calibration.success import brier_skill, calibration_error, reliability
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.success import brier_skill, calibration_error, reliability
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.calibrate import play_plans
 from sims.plots import OTHERS

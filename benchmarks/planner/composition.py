@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import Watched, as_asked, threads
+from benchmarks.planner.instrumented import Watched, as_asked, threads
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.interface import Cost, ImageGoal, Planner, PlanQuery, Region, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import Cost, ImageGoal, Planner, PlanQuery, Region, SearchSettings
 from sims.evaluate import MethodResult, play
 from sims.policies import Actor, Decision, Observation, Policy, ScriptedPolicy, check_card, local_planner
 from sims.protocol import Pair, fulfils, make_pair, make_pairs

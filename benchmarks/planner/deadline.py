@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.demo import service
 from benchmarks.part import Part
-from benchmarks.planner.watched import closed_loop, quantiles, stamped, threads
+from benchmarks.planner.instrumented import closed_loop, quantiles, stamped, threads
+from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import PlanQuery, SearchSettings
 from planner_service.client import PlannerClient
 from sims.policies import check_card
 from sims.protocol import make_pairs

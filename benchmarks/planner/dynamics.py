@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import Watched, asked_again, closed_loop, measured, threads
+from benchmarks.planner.instrumented import Watched, asked_again, closed_loop, measured, threads
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.pipeline import run_pipeline
@@ -147,8 +147,8 @@ def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], asked: int, r
         for run, variant in itertools.product(range(1, rounds + 1), variants):
             noted[variant].append(asked_again(planners[variant], queries, run))
     return {
-        variant: 1e3 * float(np.median([spent.cpu_s for w in watched for spent in w.spent]))
-        for variant, watched in noted.items()
+        variant: 1e3 * float(np.median([spent.cpu_s for w in instrumented for spent in w.spent]))
+        for variant, instrumented in noted.items()
     }
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.part import Part
+from benchmarks.planner.instrumented import Spent, Watched, stamped, summarise, threads
 from benchmarks.planner.latency import peer_plan
 from benchmarks.planner.peer import BLOCK, HORIZON, Peer, make_peer
-from benchmarks.planner.watched import Spent, Watched, stamped, summarise, threads
 from hnet_vjepa.planning.planner import load_planner
 from sims.evaluate import MethodResult, Rollout, criteria_of, length, play
 from sims.policies import check_card, local_planner
@@ -44,10 +44,10 @@ def episode_cost(
     with contextlib.closing(task.open()) as simulation, threads(1):
         drawn = make_pairs(task, simulation, "dev", 0, pairs, "image", DISTANCE)
         for turn in range(groups):
-            watched = Watched(planner, stamped)
-            played = play(task, simulation, local_planner(watched), drawn[turn::groups], steps, progress=False)
+            instrumented = Watched(planner, stamped)
+            played = play(task, simulation, local_planner(instrumented), drawn[turn::groups], steps, progress=False)
             rollouts += played.rollouts
-            spent += watched.spent[1:]  # the first is asked twice: see ``play``
+            spent += instrumented.spent[1:]  # the first is asked twice: see ``play``
             peers.append(peer_plan(peer, 10, turn))
     ours = sum(s.cpu_s for s in spent) / len(rollouts)
     peer_plans = -(-steps * task.interval // (BLOCK * HORIZON))

@@ -12,8 +12,17 @@ from typing import Any
 import torch
 
 from benchmarks.part import Part
+from benchmarks.planner.instrumented import (
+    Spent,
+    Watched,
+    asked_again,
+    closed_loop,
+    measured,
+    summarise,
+    summary,
+    threads,
+)
 from benchmarks.planner.peer import BLOCK, HORIZON, PICTURE, Peer, PlainSearch, make_peer
-from benchmarks.planner.watched import Spent, Watched, asked_again, closed_loop, measured, summarise, summary, threads
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.runtime import machine
 from sims.policies import check_card

@@ -15,8 +15,8 @@ import torch
 from benchmarks.part import Part
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.interface import ImageGoal, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import ImageGoal, Planner, PlanQuery, SearchSettings
 
 MARKS = (1_000, 10_000)  # plans
 SMALL = SearchSettings(candidates=8, iterations=2, horizon=2, elites=2)

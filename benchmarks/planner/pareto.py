@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import Watched, quantiles, stamped, summarise, threads
+from benchmarks.planner.instrumented import Watched, quantiles, stamped, summarise, threads
+from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.evaluate import length, play
 from sims.plots import COLOURS, OTHERS
@@ -64,9 +64,9 @@ def attempt(
     def ask(query: PlanQuery) -> PlanQuery:
         return replace(stamped(query), search=search)
 
-    watched = Watched(planner, ask)
-    method = play(task, simulation, local_planner(watched), pairs, task.evaluation_steps, progress=False)
-    spent = watched.spent[1:]  # the first is asked twice: see ``play``
+    instrumented = Watched(planner, ask)
+    method = play(task, simulation, local_planner(instrumented), pairs, task.evaluation_steps, progress=False)
+    spent = instrumented.spent[1:]  # the first is asked twice: see ``play``
     return Tried(
         search,
         method.end(task.tolerances.index(tolerance)),

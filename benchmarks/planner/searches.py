@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.planning.cem import Allow, Found, Propose, Score, box, noise_shape
-from hnet_vjepa.planning.protocols import SearchSettings
+from hnet_vjepa.planning.cem import Allow, Found, SamplePrior, Score, box, noise_shape
+from hnet_vjepa.planning.interface import SearchSettings
 
 TEMPERATURE = 0.5  # of MPPI's weights, in deviations of the candidates' costs
 COLOUR, DECAY, STAY = 2.0, 1.25, 0.3  # iCEM: exponent of the noise; each population by so much smaller; elites kept
@@ -34,12 +34,14 @@ class Draws:
         noise = torch.einsum("hk,bnka->bnha", self._noise, self._white(count))
         return self._allow(mean[:, None] + spread[:, None] * noise)
 
-    def first(self, mean: Tensor, spread: Tensor, count: int, proposals: int, propose: Propose | None) -> Tensor:
+    def first(
+        self, mean: Tensor, spread: Tensor, count: int, prior_candidates: int, sample_prior: SamplePrior | None
+    ) -> Tensor:
         """The first candidates: the mean, what is proposed, and others around the mean."""
-        proposed = 0 if propose is None else min(proposals, count - 1)
+        proposed = 0 if sample_prior is None else min(prior_candidates, count - 1)
         made = [self._allow(mean[:, None])]
-        if propose is not None and proposed:
-            made.append(self._allow(propose(self._white(proposed))))
+        if sample_prior is not None and proposed:
+            made.append(self._allow(sample_prior(self._white(proposed))))
         return torch.cat([*made, self.around(mean, spread, count - 1 - proposed)], 1)
 
     def _white(self, count: int) -> Tensor:
@@ -73,12 +75,12 @@ def random_shooting(
     std: Tensor,
     deadline: float | None = None,
     allow: Allow = box,
-    propose: Propose | None = None,
+    sample_prior: SamplePrior | None = None,
 ) -> Found:
     """All candidates at once, and the best of them."""
     draws = Draws(seeds, start.shape, plan.noise_colour, allow)
     spread = std[:, None, None].expand_as(start)
-    tried = draws.first(start, spread, search.candidates * search.iterations, plan.proposals, propose)
+    tried = draws.first(start, spread, search.candidates * search.iterations, plan.prior_candidates, sample_prior)
     return found(tried, score(tried), 1)
 
 
@@ -91,7 +93,7 @@ def icem(
     std: Tensor,
     deadline: float | None = None,
     allow: Allow = box,
-    propose: Propose | None = None,
+    sample_prior: SamplePrior | None = None,
 ) -> Found:
     """iCEM with its authors' settings (Pinneri et al. 2020): redder noise, populations that shrink, a few elites kept.
 
@@ -103,7 +105,7 @@ def icem(
     sizes = shrinking(search.candidates * search.iterations, search.iterations)
     for i, size in enumerate(sizes):
         if not i:
-            tried = draws.first(mean, spread, size, plan.proposals, propose)
+            tried = draws.first(mean, spread, size, plan.prior_candidates, sample_prior)
         elif i == len(sizes) - 1:
             tried = draws.first(mean, spread, size, 0, None)
         else:
@@ -136,7 +138,7 @@ def mppi(
     std: Tensor,
     deadline: float | None = None,
     allow: Allow = box,
-    propose: Propose | None = None,
+    sample_prior: SamplePrior | None = None,
 ) -> Found:
     """Model predictive path integral: all candidates count, by a softmax of their costs (Williams et al. 2017).
 
@@ -147,7 +149,7 @@ def mppi(
     mean, spread = start, std[:, None, None].expand_as(start)
     for i in range(search.iterations):
         count = max(1, search.candidates - (i == search.iterations - 1))
-        tried = draws.first(mean, spread, count, 0 if i else plan.proposals, None if i else propose)
+        tried = draws.first(mean, spread, count, 0 if i else plan.prior_candidates, None if i else sample_prior)
         cost = costs(score(tried))  # B x N
         finite = torch.where(cost.isfinite(), cost, cost.nan_to_num(posinf=0.0))
         scale = TEMPERATURE * finite.std(1, unbiased=False, keepdim=True).clamp(min=1e-6)
@@ -167,7 +169,7 @@ def gradients(
     std: Tensor,
     deadline: float | None = None,
     allow: Allow = box,
-    propose: Propose | None = None,
+    sample_prior: SamplePrior | None = None,
 ) -> Found:
     """Random candidates for half of the budget, and Adam on the best of them through the rollout for the other half.
 
@@ -177,7 +179,11 @@ def gradients(
     budget = search.candidates * search.iterations
     steps = budget // 2 // (BACKWARD * REFINED)
     tried = draws.first(
-        start, std[:, None, None].expand_as(start), budget - steps * BACKWARD * REFINED, plan.proposals, propose
+        start,
+        std[:, None, None].expand_as(start),
+        budget - steps * BACKWARD * REFINED,
+        plan.prior_candidates,
+        sample_prior,
     )
     best = chosen(tried, score(tried), min(REFINED, tried.shape[1]))
     actions, energies = (x.clone() for x in best)

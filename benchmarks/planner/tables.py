@@ -209,7 +209,7 @@ def calibration(parts: Mapping[str, Any], rate: Rate) -> Table:
     return Table(["plans", "probability, mean", "reached the goal"], rows, note, ("calibration",))
 
 
-def familiarity(parts: Mapping[str, Any], rate: Rate) -> Table:
+def ood(parts: Mapping[str, Any], rate: Rate) -> Table:
     """How often pictures are called unfamiliar, those that are and those that are not."""
     rows = [
         [
@@ -390,7 +390,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Rate], Table]] = {
     "planner-deadlines": deadlines,
     "planner-memory": memory,
     "planner-calibration": calibration,
-    "planner-familiarity": familiarity,
+    "planner-familiarity": ood,
     "planner-alternatives": alternatives,
     "planner-avoiding": avoiding,
     "planner-over-steps": over_steps,

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from benchmarks.part import Part
 from benchmarks.planner.ablation import compared
+from benchmarks.planner.instrumented import threads
 from benchmarks.planner.peer import BLOCK, HORIZON, PICTURE, Peer, PlainSearch
-from benchmarks.planner.watched import threads
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.data.batch import ClipSampler, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.sigreg import sigreg_loss
+from hnet_vjepa.planning.interface import ImageGoal
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import ImageGoal
 from hnet_vjepa.specs import ActionSpec
 from hnet_vjepa.utils.runtime import choose_precision
 from sims.collect import collect

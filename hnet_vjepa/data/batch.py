@@ -28,7 +28,9 @@ class Batch:
     """
 
     video: Tensor  # B x T x H x W x 3, float, normalised; or B x T x S x D
-    later: Tensor  # B x H x W x 3 or B x S x D, a frame of the rest of each clip's episode: what was reached in the end
+    hindsight_goal: (
+        Tensor  # B x H x W x 3 or B x S x D, a frame of the rest of each clip's episode: what was reached in the end
+    )
     actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
     captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
     labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
@@ -117,11 +119,13 @@ class ClipSampler:
         stack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32))  # noqa: E731
         last = [s + self.frames - 1 for _, s in places]
         empty = np.zeros(0, np.float32)
-        later = [_later(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
-        video = self._seen([(e, [*range(r.start, r.stop), t]) for (e, r), t in zip(rows, later, strict=True)], keys)
+        hindsight_goal = [_later(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
+        video = self._seen(
+            [(e, [*range(r.start, r.stop), t]) for (e, r), t in zip(rows, hindsight_goal, strict=True)], keys
+        )
         return Batch(
             video=video[:, :-1],
-            later=video[:, -1],
+            hindsight_goal=video[:, -1],
             actions=stack([normalise_actions(e.actions[r.start : r.stop - 1], self.spec) for e, r in rows]),
             captions=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
             labels=stack([empty if e.labels is None else e.labels[t] for (e, _), t in zip(rows, last, strict=True)]),

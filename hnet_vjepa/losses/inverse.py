@@ -13,5 +13,7 @@ def inverse_loss(inverse: InverseDynamics, states: Tensor, actions: Tensor) -> T
     States of clips B x T x S x d, normalised actions between them B x (T - 1) x A. The first frame has no past, so its
     action is not asked for.
     """
-    before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))  # B(T-2) x S x d
-    return (inverse(before, now, after) - actions[:, 1:].flatten(0, 1)).square().mean()
+    prev_state, now, after = (
+        x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:])
+    )  # B(T-2) x S x d
+    return (inverse(prev_state, now, after) - actions[:, 1:].flatten(0, 1)).square().mean()

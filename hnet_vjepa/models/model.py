@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from hnet_vjepa.config import Config
-from hnet_vjepa.models.gauge import Gauge
 from hnet_vjepa.models.hnet.dechunker import Dechunker
 from hnet_vjepa.models.hnet.encoder import Cache
 from hnet_vjepa.models.probe import AttentiveProbe
+from hnet_vjepa.models.state_decoder import StateDecoder
 from hnet_vjepa.models.text import StateProjector, TextEncoder
 from hnet_vjepa.models.vjepa.predictor import Predictor
 from hnet_vjepa.models.vjepa.vit import HNetViT
@@ -51,7 +51,7 @@ class HNetVJEPA(nn.Module):
         self.dechunker = Dechunker(dim, sigma=0.2)  # half the way between neighbouring prototypes
         rollout = config.action.clip_frames - 2  # two frames show the motion that it starts with
         self.world_model = WorldModel(dim, slots, len(robot.action.active), model.world_model, rollout)
-        self.gauge = Gauge(state_dim, slots, len(robot.states)) if robot.states else None
+        self.state_decoder = StateDecoder(state_dim, slots, len(robot.states)) if robot.states else None
         self.text = TextEncoder(model.text)
         self.projector = StateProjector(2 * state_dim, slots, model.text.width, model.text.embedding)
         self.probe = AttentiveProbe(2 * state_dim, slots, model.world_model.heads, max(1, len(robot.labels)))

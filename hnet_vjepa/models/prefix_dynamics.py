@@ -34,27 +34,27 @@ class PrefixDynamics(nn.Module):
         nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+    def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
         """One step: see Dynamics."""
-        return self.imagine(state, before, acted, action[:, None])[:, 0]
+        return self.imagine(state, prev_state, prev_action, action[:, None])[:, 0]
 
-    def imagine(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
+    def imagine(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
         """The states after each of H actions: see rollout."""
         imagined = []
         for part in actions.split(self.span, 1):
-            states = self._span(state, before, acted, part)
+            states = self._span(state, prev_state, prev_action, part)
             past = torch.cat([state[:, None], states], 1)
-            before, state, acted = past[:, -2], past[:, -1], part[:, -1]
+            prev_state, state, prev_action = past[:, -2], past[:, -1], part[:, -1]
             imagined.append(states)
         return torch.cat(imagined, 1)
 
-    def _span(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
+    def _span(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
         """The same for at most ``span`` actions, B x h x A."""
         _, count, action_dim = actions.shape
         rows, columns = count * self.embed.out_features, count * action_dim
         weight = (self.prefix.weight * self.known)[:rows, :columns]
         done = functional.linear(actions.flatten(1), weight, self.prefix.bias[:rows]).unflatten(1, (count, -1))
-        seen = torch.cat([state.flatten(1), (state - before).flatten(1), acted], 1)
+        seen = torch.cat([state.flatten(1), (state - prev_state).flatten(1), prev_action], 1)
         x = self.embed(seen)[:, None] + done  # B x h x width
         for block in self.blocks:
             x = x + block(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hnet_vjepa.config import TextConfig
 from hnet_vjepa.models.transformer import AttentionPool, Block, key_bias
-from hnet_vjepa.words import split_words
+from hnet_vjepa.tokenization import tokenize
 
 
 def hash_words(sentences: Sequence[str], buckets: int, words: int) -> Tensor:
@@ -21,7 +21,7 @@ def hash_words(sentences: Sequence[str], buckets: int, words: int) -> Tensor:
     """
     numbers = torch.zeros(len(sentences), words, dtype=torch.int64)
     for row, sentence in enumerate(sentences):
-        for column, word in enumerate(split_words(sentence)[:words]):
+        for column, word in enumerate(tokenize(sentence)[:words]):
             numbers[row, column] = 1 + zlib.crc32(word.encode()) % (buckets - 1)
     return numbers
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.config import WorldModelConfig
-from hnet_vjepa.models.coarse import Coarse
+from hnet_vjepa.models.macro_dynamics import MacroDynamics
+from hnet_vjepa.models.policy_prior import PolicyPrior, Step
 from hnet_vjepa.models.prefix_dynamics import PrefixDynamics
-from hnet_vjepa.models.proposal import Proposal, Step
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.transformer import Attention, Block
 
@@ -52,12 +52,12 @@ class Dynamics(nn.Module):
         nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+    def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
         """State, the one a step before it (B x S x d), the action between them and the next (B x A) -> B x S x d.
 
         Actions are normalised.
         """
-        x = self.fuser(self.embed(with_motion(state, before)) + self.slot, torch.cat([acted, action], 1))
+        x = self.fuser(self.embed(with_motion(state, prev_state)) + self.slot, torch.cat([prev_action, action], 1))
         for block in self.blocks:
             x = block(x)
         changed: Tensor = state + self.change(self.norm(x))
@@ -83,9 +83,9 @@ class FlatDynamics(nn.Module):
         nn.init.zeros_(self.change.weight)  # starts as "nothing moves", the baseline it has to beat
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, state: Tensor, before: Tensor, acted: Tensor, action: Tensor) -> Tensor:
+    def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
         """See Dynamics."""
-        x = self.embed(torch.cat([with_motion(state, before).flatten(1), acted, action], 1))  # B x width
+        x = self.embed(torch.cat([with_motion(state, prev_state).flatten(1), prev_action, action], 1))  # B x width
         for block in self.blocks:
             x = x + block(x)
         changed: Tensor = state + self.change(self.norm(x)).view_as(state)
@@ -108,9 +108,9 @@ class InverseDynamics(nn.Module):
             nn.Linear(width, action_dim),
         )
 
-    def forward(self, before: Tensor, state: Tensor, later: Tensor) -> Tensor:
+    def forward(self, prev_state: Tensor, state: Tensor, next_state: Tensor) -> Tensor:
         """Three states in a row, each ... x S x d -> the normalised action between the last two ... x A."""
-        seen = torch.cat([x.flatten(-2) for x in (state, state - before, later - state)], -1)
+        seen = torch.cat([x.flatten(-2) for x in (state, state - prev_state, next_state - state)], -1)
         action: Tensor = self.mlp(seen)
         return action
 
@@ -126,14 +126,16 @@ class WorldModel(nn.Module):
         self.readout = nn.Linear(dim, config.state_dim)
         self.dynamics = _dynamics(slots, action_dim, config, trained_steps)
         self.inverse = InverseDynamics(config.state_dim, slots, action_dim, config.inverse_width)
-        self.steps = TemporalDistance(config.state_dim, slots)
-        self.proposal = Proposal(config.state_dim, slots, action_dim, config.proposal_width)
-        self.coarse = Coarse(config.state_dim, slots, config.code) if config.code else None
+        self.temporal_distance = TemporalDistance(config.state_dim, slots)
+        self.policy_prior = PolicyPrior(config.state_dim, slots, action_dim, config.policy_prior_width)
+        self.macro_dynamics = (
+            MacroDynamics(config.state_dim, slots, config.macro_latent_dim) if config.macro_latent_dim else None
+        )
 
     def fold(self) -> None:
         """Make every whitening part of the layer that follows it: the same numbers for less, and no learning more."""
-        self.steps.fold()
-        self.proposal.fold()
+        self.temporal_distance.fold()
+        self.policy_prior.fold()
 
 
 def _dynamics(slots: int, action_dim: int, config: WorldModelConfig, trained_steps: int) -> nn.Module:
@@ -145,25 +147,25 @@ def _dynamics(slots: int, action_dim: int, config: WorldModelConfig, trained_ste
     return FlatDynamics(dim, slots, action_dim, config.flat_width, depth)
 
 
-def with_motion(state: Tensor, before: Tensor) -> Tensor:
+def with_motion(state: Tensor, prev_state: Tensor) -> Tensor:
     """Where the robot is, and how it has just moved: what the dynamics and the heads for words and labels read.
 
     A state and the one a step before it (... x S x d) -> ... x S x 2d. The planning state itself need not carry the
     motion: for a goal picture only the place counts.
     """
-    return torch.cat([state, state - before], -1)
+    return torch.cat([state, state - prev_state], -1)
 
 
-def rollout(dynamics: Step, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> Tensor:
+def rollout(dynamics: Step, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
     """Imagine: the states after each of H actions. The only rollout there is; training and planning call it.
 
     State and the one before it B x S x d, the action between them B x A, normalised actions B x H x A
     -> B x H x S x d.
     """
     if isinstance(dynamics, PrefixDynamics):  # sees all actions at once
-        return dynamics.imagine(state, before, acted, actions)
+        return dynamics.imagine(state, prev_state, prev_action, actions)
     states = []
     for action in actions.unbind(1):
-        state, before, acted = dynamics(state, before, acted, action), state, action
+        state, prev_state, prev_action = dynamics(state, prev_state, prev_action, action), state, action
         states.append(state)
     return torch.stack(states, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.protocols import SearchSettings
+from hnet_vjepa.planning.interface import SearchSettings
 
 Score = Callable[[Tensor], Tensor]
 """Action sequences B x N x H x A in -1..1 -> energies after every action, B x N x H."""
@@ -25,7 +25,7 @@ Score = Callable[[Tensor], Tensor]
 Allow = Callable[[Tensor], Tensor]
 """Action sequences B x N x H x A -> the nearest that can be done, in -1..1."""
 
-Propose = Callable[[Tensor], Tensor]
+SamplePrior = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences that are worth a try, B x P x H x A."""
 
 
@@ -54,7 +54,7 @@ class Search(Protocol):
         std: Tensor,
         deadline: float | None = None,
         allow: Allow = ...,
-        propose: Propose | None = None,
+        sample_prior: SamplePrior | None = None,
     ) -> Found:
         """See ``search_actions``."""
         ...
@@ -95,7 +95,7 @@ def search_actions(
     std: Tensor,
     deadline: float | None = None,
     allow: Allow = box,
-    propose: Propose | None = None,
+    sample_prior: SamplePrior | None = None,
 ) -> Found:
     """Find action sequences of low summed energy.
 
@@ -119,10 +119,12 @@ def search_actions(
     for iteration in range(search.iterations):
         if iteration and deadline is not None and time.monotonic() + spent / iteration > deadline:
             break
-        proposed = min(plan.proposals, search.candidates - 1) if propose is not None and not iteration else 0
+        proposed = (
+            min(plan.prior_candidates, search.candidates - 1) if sample_prior is not None and not iteration else 0
+        )
         candidates = [mean[:, None]]
-        if propose is not None and proposed:
-            candidates.append(propose(draw(proposed)))
+        if sample_prior is not None and proposed:
+            candidates.append(sample_prior(draw(proposed)))
         noise = (shape @ draw(search.candidates - 1 - proposed)).to(start)
         candidates.append(mean[:, None] + spread[:, None] * noise)
         allowed = allow(torch.cat(candidates, 1))  # B x N x H x A

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hnet_vjepa.errors import UserError, one_of
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.interface import (
     LARGEST,
     AllGoals,
     Cost,
@@ -21,7 +21,7 @@ from hnet_vjepa.planning.protocols import (
     TextGoal,
 )
 from hnet_vjepa.specs import CameraSpec
-from hnet_vjepa.words import split_words
+from hnet_vjepa.tokenization import tokenize
 
 
 def check_goal(goal: Goal, card: ModelCard) -> None:
@@ -102,7 +102,7 @@ def _check_single(goal: SingleGoal, card: ModelCard, where: str) -> None:
             f"it takes: {', '.join(card.goals)}"
         )
     if isinstance(goal, TextGoal):
-        if not split_words(goal.text):
+        if not tokenize(goal.text):
             raise UserError(f"{where}.text is empty; say in words where the robot shall go")
         return
     if isinstance(goal, LabelGoal):

@@ -17,19 +17,19 @@ from hnet_vjepa.planning.objectives import Objective, label_logits
 
 
 @dataclass(frozen=True)
-class Imagined:
+class ImaginedRollout:
     """N candidates for each of B queries: the state after each of H actions, the one before it, and the action."""
 
     states: Tensor  # B x N x H x S x d
-    before: Tensor  # B x N x H x S x d
+    prev_state: Tensor  # B x N x H x S x d
     actions: Tensor  # B x N x H x A, in -1..1
 
-    def starts(self, state: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    def starts(self, state: Tensor, prev_state: Tensor) -> tuple[Tensor, Tensor]:
         """What every action starts from, given the present state and the one before it (B x S x d).
 
         State and the one before it, both B x N x H x S x d.
         """
-        now, earlier = (x[:, None, None].expand_as(self.states[:, :, :1]) for x in (state, before))
+        now, earlier = (x[:, None, None].expand_as(self.states[:, :, :1]) for x in (state, prev_state))
         here = torch.cat([now, self.states[:, :, :-1]], 2)
         return here, torch.cat([earlier, here[:, :, :-1]], 2)
 
@@ -37,7 +37,7 @@ class Imagined:
 class Term(Protocol):
     """One of the things that cost."""
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """Costs B x N x H, of which the sum over the steps counts."""
         ...
 
@@ -48,10 +48,10 @@ class GoalTerm:
 
     objective: Objective
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
-        states, before = (x.flatten(1, 2) for x in (imagined.states, imagined.before))
-        return self.objective(states, before).unflatten(1, imagined.actions.shape[1:3])
+        states, prev_state = (x.flatten(1, 2) for x in (imagined.states, imagined.prev_state))
+        return self.objective(states, prev_state).unflatten(1, imagined.actions.shape[1:3])
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ClosestTerm:
 
     goal: GoalTerm
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
         energies = self.goal(imagined)
         closest = energies.argmin(-1, keepdim=True)  # NaN is taken for the smallest, and stays
@@ -68,7 +68,7 @@ class ClosestTerm:
 
 
 @dataclass(frozen=True)
-class LateTerm:
+class StepWeightedTerm:
     """The energy of every state, of which later ones count more: ``(h / H)^late`` times that after h of H actions.
 
     Where all states count the same, a way that begins by going around something pays for its beginning; where the last
@@ -76,16 +76,16 @@ class LateTerm:
     """
 
     goal: GoalTerm
-    late: float
+    step_weight_exponent: float
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
-        return late_weights(imagined.actions.shape[2], self.late) * self.goal(imagined)
+        return step_weights(imagined.actions.shape[2], self.step_weight_exponent) * self.goal(imagined)
 
 
-def late_weights(horizon: int, late: float) -> Tensor:
+def step_weights(horizon: int, step_weight_exponent: float) -> Tensor:
     """How much the energy after each of H actions counts: H, the last 1."""
-    return (torch.arange(1.0, horizon + 1) / horizon) ** late
+    return (torch.arange(1.0, horizon + 1) / horizon) ** step_weight_exponent
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ class ControlTerm:
     weight: float
     hold: Tensor  # B x A in -1..1, the action that changes nothing
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
         return self.weight * (imagined.actions - self.hold[:, None, None]).square().sum(-1)
 
 
 @dataclass(frozen=True)
-class HabitTerm:
+class BehaviourPriorTerm:
     """How far each action lies from what recorded episodes did there on the way to such a goal.
 
     ``weight / A sum_a ((u_a - mean_a) / std_a)^2`` with the learnt proposal's mean and deviation, asked at every
@@ -110,19 +110,19 @@ class HabitTerm:
     """
 
     weight: float
-    proposal: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    policy_prior: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     normalise: Callable[[Tensor], Tensor]  # actions in -1..1 to the model's
     state: Tensor  # B x S x d, now
-    before: Tensor  # B x S x d, one step before
-    acted: Tensor  # B x A, the last action, the model's
+    prev_state: Tensor  # B x S x d, one step before
+    prev_action: Tensor  # B x A, the last action, the model's
     goal: Tensor  # B x S x d
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
-        here, earlier = imagined.starts(self.state, self.before)
+        here, earlier = imagined.starts(self.state, self.prev_state)
         actions = self.normalise(imagined.actions)  # B x N x H x A
-        last = torch.cat([self.acted[:, None, None].expand_as(actions[:, :, :1]), actions[:, :, :-1]], 2)
-        mean, log_std = self.proposal(here, earlier, last, self.goal[:, None, None].expand_as(here))
+        last = torch.cat([self.prev_action[:, None, None].expand_as(actions[:, :, :1]), actions[:, :, :-1]], 2)
+        mean, log_std = self.policy_prior(here, earlier, last, self.goal[:, None, None].expand_as(here))
         return self.weight * ((actions - mean) * (-log_std).exp()).square().mean(-1)
 
 
@@ -130,7 +130,7 @@ LONGEST = 1.5  # control steps that an action may seem to take: the temporal dis
 
 
 @dataclass(frozen=True)
-class LeapTerm:
+class TemporalConsistencyTerm:
     """What imagination skips: from the first leap on, every step costs what no action can do.
 
     ``weight sum_{j <= h} max(0, d(s_j-1, s_j) - 1.5)`` with the temporal distance d. Where two states look alike that
@@ -141,7 +141,7 @@ class LeapTerm:
     embed: Callable[[Tensor], Tensor]  # states ... x S x d to where distances are steps, ... x E
     state: Tensor  # B x S x d, now
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
         there = self.embed(imagined.states)  # B x N x H x E
         now = self.embed(self.state)[:, None, None].expand_as(there[:, :, :1])
@@ -157,18 +157,18 @@ class AvoidTerm:
     probe: Callable[[Tensor], Tensor]
     places: Tensor  # P x L, 1 where the label must hold in the place
 
-    def __call__(self, imagined: Imagined) -> Tensor:
+    def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
-        states, before = (x.flatten(1, 2) for x in (imagined.states, imagined.before))
-        probability = self.inside(states, before).sum(-1)  # a state in two such places is twice as bad
+        states, prev_state = (x.flatten(1, 2) for x in (imagined.states, imagined.prev_state))
+        probability = self.inside(states, prev_state).sum(-1)  # a state in two such places is twice as bad
         return self.weight * probability.unflatten(1, imagined.actions.shape[1:3])
 
-    def inside(self, states: Tensor, before: Tensor) -> Tensor:
+    def inside(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """Probability of each place in states B x N x S x d: B x N x P. Labels are taken to be independent."""
-        return (F.logsigmoid(label_logits(self.probe, states, before)) @ self.places.T).exp()
+        return (F.logsigmoid(label_logits(self.probe, states, prev_state)) @ self.places.T).exp()
 
 
-def total(terms: Sequence[Term], imagined: Imagined) -> Tensor:
+def total(terms: Sequence[Term], imagined: ImaginedRollout) -> Tensor:
     """The sum of the terms, B x N x H."""
     first, *others = (term(imagined) for term in terms)
     return sum(others, first)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.batch import normalise_actions, normalise_frames
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.costs import late_weights
+from hnet_vjepa.planning.costs import step_weights
 from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.planning.planner import WorldModelPlanner
 
@@ -28,8 +28,8 @@ class Seen:
     """Planning states of N pictures, real or imagined, each with the state before it and what was done in between."""
 
     states: Tensor  # N x S x d
-    before: Tensor  # N x S x d
-    acted: Tensor  # N x A, normalised actions
+    prev_state: Tensor  # N x S x d
+    prev_action: Tensor  # N x A, normalised actions
     masks: Tensor  # N x S, True = slot that holds nothing
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Seen:
 
     def __getitem__(self, rows: slice | list[int]) -> Seen:
         """Some of the rows."""
-        return Seen(self.states[rows], self.before[rows], self.acted[rows], self.masks[rows])
+        return Seen(self.states[rows], self.prev_state[rows], self.prev_action[rows], self.masks[rows])
 
     def features(self) -> NDArray[np.float64]:
         """What a linear read-out reads: N x (S * d)."""
@@ -70,8 +70,8 @@ class Inspector:
             states.append(made[0, start - first :])
             masks.append(empty[0, start - first :])
         every = torch.cat(states)
-        acted = torch.cat([self._held[None], torch.from_numpy(normalise_actions(actions, self._spec))])
-        return Seen(every, torch.cat([every[:1], every[:-1]]), acted, torch.cat(masks))
+        prev_action = torch.cat([self._held[None], torch.from_numpy(normalise_actions(actions, self._spec))])
+        return Seen(every, torch.cat([every[:1], every[:-1]]), prev_action, torch.cat(masks))
 
     @torch.inference_mode()
     def last(self, clips: NDArray[np.uint8]) -> Seen:
@@ -91,7 +91,7 @@ class Inspector:
     def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
         """What the N states become: actions N x H x dim in the robot's units -> H times N rows."""
         normal = torch.from_numpy(normalise_actions(actions, self._spec))
-        imagined = rollout(self._model.world_model.dynamics, start.states, start.before, start.acted, normal)
+        imagined = rollout(self._model.world_model.dynamics, start.states, start.prev_state, start.prev_action, normal)
         earlier = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
         return [Seen(imagined[:, h], earlier[:, h], normal[:, h], start.masks) for h in range(imagined.shape[1])]
 
@@ -104,16 +104,16 @@ class Inspector:
 
     def cost(self, energies: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """What the search ranks N candidates by, from their energies after every action (H times N): N."""
-        counts = late_weights(len(energies), self._model.config.plan.late).double().numpy()
+        counts = step_weights(len(energies), self._model.config.plan.step_weight_exponent).double().numpy()
         return np.tensordot(counts, np.stack(energies), 1)
 
     @torch.inference_mode()
-    def acted(self, seen: Seen) -> NDArray[np.float64]:
+    def prev_action(self, seen: Seen) -> NDArray[np.float64]:
         """Which action led from the state before to each state of an episode, says the inverse dynamics: N x A.
 
         In the robot's units; A counts the active dimensions.
         """
-        earlier = torch.cat([seen.before[:1], seen.before[:-1]])  # of an episode that began at rest
-        normal = self._model.world_model.inverse(earlier, seen.before, seen.states).double().numpy()
+        earlier = torch.cat([seen.prev_state[:1], seen.prev_state[:-1]])  # of an episode that began at rest
+        normal = self._model.world_model.inverse(earlier, seen.prev_state, seen.states).double().numpy()
         assert self._spec.mean is not None and self._spec.std is not None
         return normal * np.array(self._spec.std) + np.array(self._spec.mean)

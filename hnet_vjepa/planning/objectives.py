@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.losses.energy import energy, text_energy
-from hnet_vjepa.models.gauge import Gauge
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.models.state_decoder import StateDecoder
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.models.world_model import with_motion
 
@@ -23,15 +23,15 @@ class Objective(Protocol):
     """The goals of B queries, all of one kind."""
 
     @property
-    def aim(self) -> Tensor | None:
+    def goal_states(self) -> Tensor | None:
         """Goal states B x S x d to which actions can be proposed; None where there are none."""
         ...
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """Energies B x N of states B x N x S x d (N candidates), given the states one step before each."""
         ...
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Whether the goal is reached in states B x N x S x d, whose energies (B x N) may be known: B x N bool."""
         ...
 
@@ -46,17 +46,19 @@ class StateEnergy:
 
     plan: PlanConfig
     steps: TemporalDistance
-    gauge: Gauge | None
+    state_decoder: StateDecoder | None
 
     @classmethod
     def of(cls, model: HNetVJEPA) -> StateEnergy:
         """That of a model."""
-        return cls(model.config.plan, model.world_model.steps, model.gauge)
+        return cls(model.config.plan, model.world_model.temporal_distance, model.state_decoder)
 
     def shown(self, goal: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the energy needs of goal states ... x S x d once: their embedding (... x E) and gauge (... x N)."""
-        embedded = self.steps.embed(goal) if self.plan.steps else None
-        return embedded, self.gauge.read(goal) if self.plan.told and self.gauge is not None else None
+        embedded = self.steps.embed(goal) if self.plan.temporal_distance else None
+        return embedded, self.state_decoder.read(
+            goal
+        ) if self.plan.decoded_state and self.state_decoder is not None else None
 
     def __call__(
         self,
@@ -75,9 +77,9 @@ class StateEnergy:
         if plan.latent:
             cost = plan.latent * energy(states, goal, plan.distance, mask, goal_mask, unmatched=plan.unmatched)
         if embedded is not None:
-            cost = cost + plan.steps * torch.linalg.vector_norm(self.steps.embed(states) - embedded, dim=-1)
-        if read is not None and self.gauge is not None:
-            cost = cost + plan.told * torch.linalg.vector_norm(self.gauge.read(states) - read, dim=-1)
+            cost = cost + plan.temporal_distance * torch.linalg.vector_norm(self.steps.embed(states) - embedded, dim=-1)
+        if read is not None and self.state_decoder is not None:
+            cost = cost + plan.decoded_state * torch.linalg.vector_norm(self.state_decoder.read(states) - read, dim=-1)
         return cost
 
 
@@ -92,11 +94,11 @@ class StateObjective:
     near: float  # energy below which the goal is reached
 
     @property
-    def aim(self) -> Tensor:
+    def goal_states(self) -> Tensor:
         """See Objective."""
         return self.goal
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
         goal, here, there = (x[:, None] for x in (self.goal, self.mask, self.goal_mask))
         return self.energy(states, goal, here, there, self._shown)
@@ -106,9 +108,9 @@ class StateObjective:
         """What the energy needs of the goals, B x 1 x ...: one for all that is asked of them."""
         return self.energy.shown(self.goal[:, None])
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Nearer than the calibrated energy."""
-        return (self(states, before) if energies is None else energies) < self.near
+        return (self(states, prev_state) if energies is None else energies) < self.near
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,16 @@ class PartObjective:
     plan: PlanConfig
 
     @property
-    def aim(self) -> Tensor:
+    def goal_states(self) -> Tensor:
         """See Objective."""
         return self.goal
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
         goal, here, there, weights = (x[:, None] for x in (self.goal, self.mask, self.goal_mask, self.weights))
         return energy(states, goal, self.plan.distance, here, there, weights, self.plan.unmatched)
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Not known."""
         return torch.zeros(states.shape[:2], dtype=torch.bool)
 
@@ -147,20 +149,20 @@ class TextObjective:
     project: Callable[[Tensor], Tensor]
     text: Tensor  # B x E, unit vectors
     near: float
-    aim: None = None
+    goal_states: None = None
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
-        return text_energy(self.project(with_motion(states, before)), self.text[:, None])
+        return text_energy(self.project(with_motion(states, prev_state)), self.text[:, None])
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """As near as sentences that are true usually are."""
-        return (self(states, before) if energies is None else energies) < self.near
+        return (self(states, prev_state) if energies is None else energies) < self.near
 
 
-def label_logits(probe: Callable[[Tensor], Tensor], states: Tensor, before: Tensor) -> Tensor:
+def label_logits(probe: Callable[[Tensor], Tensor], states: Tensor, prev_state: Tensor) -> Tensor:
     """What a probe says of states B x N x S x d, given the states one step before each: B x N x L."""
-    logits: Tensor = probe(with_motion(states, before).flatten(0, 1)).float().unflatten(0, states.shape[:2])
+    logits: Tensor = probe(with_motion(states, prev_state).flatten(0, 1)).float().unflatten(0, states.shape[:2])
     return logits
 
 
@@ -170,16 +172,16 @@ class LabelObjective:
 
     probe: Callable[[Tensor], Tensor]
     wanted: Tensor  # B x L, 1 where the label is wanted
-    aim: None = None
+    goal_states: None = None
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
         wanted = self.wanted[:, None]
-        return -(F.logsigmoid(label_logits(self.probe, states, before)) * wanted).sum(-1) / wanted.sum(-1)
+        return -(F.logsigmoid(label_logits(self.probe, states, prev_state)) * wanted).sum(-1) / wanted.sum(-1)
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Every wanted label is more likely than not."""
-        return ((label_logits(self.probe, states, before) > 0) | (self.wanted[:, None] == 0)).all(-1)
+        return ((label_logits(self.probe, states, prev_state) > 0) | (self.wanted[:, None] == 0)).all(-1)
 
 
 @dataclass(frozen=True)
@@ -190,15 +192,15 @@ class AllObjective:
     weights: Tensor  # B x parts
 
     @property
-    def aim(self) -> Tensor | None:
+    def goal_states(self) -> Tensor | None:
         """That of the first goal that has one."""
-        return next((part.aim for part in self.parts if part.aim is not None), None)
+        return next((part.goal_states for part in self.parts if part.goal_states is not None), None)
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
-        energies = torch.stack([part(states, before) for part in self.parts], -1)  # B x N x parts
+        energies = torch.stack([part(states, prev_state) for part in self.parts], -1)  # B x N x parts
         return (energies * self.weights[:, None]).sum(-1)
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Every one of them."""
-        return torch.stack([part.reached(states, before) for part in self.parts]).all(0)
+        return torch.stack([part.reached(states, prev_state) for part in self.parts]).all(0)

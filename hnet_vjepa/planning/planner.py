@@ -14,38 +14,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hnet_vjepa.calibration.goal_bank import RetrievedGoal
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import PIXEL_MEAN, PIXEL_STD, normalise_frames
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.hnet.encoder import Cache
-from hnet_vjepa.models.proposal import propose
+from hnet_vjepa.models.policy_prior import sample_prior
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.planning.cem import Found, Propose, Score, Search, check_search, search_actions
+from hnet_vjepa.planning.cem import Found, SamplePrior, Score, Search, check_search, search_actions
 from hnet_vjepa.planning.checks import check_cost, check_goal
 from hnet_vjepa.planning.costs import (
     AvoidTerm,
+    BehaviourPriorTerm,
     ClosestTerm,
     ControlTerm,
     GoalTerm,
-    HabitTerm,
-    Imagined,
-    LateTerm,
-    LeapTerm,
+    ImaginedRollout,
+    StepWeightedTerm,
+    TemporalConsistencyTerm,
     Term,
     total,
 )
-from hnet_vjepa.planning.limits import limits_of
-from hnet_vjepa.planning.memory import Recalled
-from hnet_vjepa.planning.objectives import (
-    AllObjective,
-    LabelObjective,
-    Objective,
-    PartObjective,
-    StateEnergy,
-    StateObjective,
-    TextObjective,
-)
-from hnet_vjepa.planning.protocols import (
+from hnet_vjepa.planning.encoder_cache import EncoderCache
+from hnet_vjepa.planning.interface import (
     AllGoals,
     Cost,
     Goal,
@@ -63,16 +54,25 @@ from hnet_vjepa.planning.protocols import (
     in_part,
     single_goals,
 )
+from hnet_vjepa.planning.jit import Function, Shapes, jit_trace
+from hnet_vjepa.planning.limits import limits_of
+from hnet_vjepa.planning.objectives import (
+    AllObjective,
+    LabelObjective,
+    Objective,
+    PartObjective,
+    StateEnergy,
+    StateObjective,
+    TextObjective,
+)
 from hnet_vjepa.planning.regions import slot_shares
-from hnet_vjepa.planning.streams import Streams
-from hnet_vjepa.planning.subgoals import coarse_way, mixed
-from hnet_vjepa.planning.traced import Function, Shapes, traced
-from hnet_vjepa.words import split_words
+from hnet_vjepa.planning.subgoals import mixed, plan_macro_states
+from hnet_vjepa.tokenization import tokenize
 
 REMEMBERED_PICTURES = 512  # goals, and the frames of the robots that are asked for
 REMEMBERED_REGIONS = 64
 
-STRANGE: dict[Picture, str] = {
+OOD_WARNINGS: dict[Picture, str] = {
     "frames": "the last frame is unlike all that the model was trained on; the plan may mean nothing",
     "goal": "the goal picture is unlike all that the model was trained on; it may be out of reach",
 }
@@ -83,14 +83,22 @@ class _Present:
     """Where B robots are, how they came there, and what was told them last."""
 
     state: Tensor  # B x S x d
-    before: Tensor  # B x S x d
+    prev_state: Tensor  # B x S x d
     mask: Tensor  # B x S, True = slot that holds nothing
-    acted: Tensor  # B x A, normalised
-    strange: Tensor  # B, True = the last frame is unlike those of the training; all false where that is not known
+    prev_action: Tensor  # B x A, normalised
+    out_of_distribution: (
+        Tensor  # B, True = the last frame is unlike those of the training; all false where that is not known
+    )
 
     def of(self, rows: list[int]) -> _Present:
         """Some of the robots."""
-        return _Present(self.state[rows], self.before[rows], self.mask[rows], self.acted[rows], self.strange[rows])
+        return _Present(
+            self.state[rows],
+            self.prev_state[rows],
+            self.mask[rows],
+            self.prev_action[rows],
+            self.out_of_distribution[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +127,8 @@ class WorldModelPlanner:
         self._words, self._success = frozenset(manifest.words), manifest.success
         self._pictures: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self._shares = lru_cache(REMEMBERED_REGIONS)(self._slot_shares)
-        self._recalled = lru_cache(REMEMBERED_PICTURES)(self._recall)
-        self._familiarity, self._memory = checkpoint.familiarity, checkpoint.memory
+        self._retrieved = lru_cache(REMEMBERED_PICTURES)(self._retrieve)
+        self._ood, self._goal_bank = checkpoint.ood, checkpoint.goal_bank
         spec = self._robot.action
         active = list(spec.active)
         low, high = torch.tensor(spec.low)[active], torch.tensor(spec.high)[active]
@@ -130,39 +138,45 @@ class WorldModelPlanner:
         self._limits, self._dynamics = limits_of(spec), self._model.world_model.dynamics
         self._encoded: Function = self._encode
         history = checkpoint.model.backbone.encoder.history
-        self._streams = Streams(self._see, history) if history else None
+        self._encoder_cache = EncoderCache(self._see, history) if history else None
         self._imagined: Function = self._imagine
-        self._proposed: Function = self._propose
+        self._proposed: Function = self._sample_prior
         self._card = _card(checkpoint)
 
-    def hasten(self) -> None:
+    def compile(self) -> None:
         """Trace what a plan for one query with the usual settings does most (half a second). Weights are fixed then."""
         self._model.requires_grad_(False)
         self._model.world_model.fold()
         camera, plan, state = self._card.camera, self._model.config.plan, self._card.state_shape
-        dims, proposed = len(self._robot.action.active), min(plan.proposals, plan.candidates - 1)
+        dims, proposed = len(self._robot.action.active), min(plan.prior_candidates, plan.candidates - 1)
 
         def moving(rows: int, *more: tuple[int, ...]) -> Shapes:
             """A state, the one before it, the action between them and what else there is, of so many rows."""
             return (rows, *state), (rows, *state), (rows, dims), *((rows, *shape) for shape in more)
 
         rows = (1, plan.candidates)  # holding still, and a round of the search
-        self._encoded = traced(self._encode, [((1, 1, camera.height, camera.width, 3),)])
-        self._imagined = traced(self._imagine, [moving(n, (plan.horizon, dims)) for n in rows])
-        self._proposed = traced(self._propose, [moving(proposed, state, (plan.horizon, dims))])
+        self._encoded = jit_trace(self._encode, [((1, 1, camera.height, camera.width, 3),)])
+        self._imagined = jit_trace(self._imagine, [moving(n, (plan.horizon, dims)) for n in rows])
+        self._proposed = jit_trace(self._sample_prior, [moving(proposed, state, (plan.horizon, dims))])
 
     def _encode(self, video: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised video B x T x H x W x 3 -> states B x T x S x d, masks B x T x S and cells B x T x N x D."""
         chunks = self._model.backbone(video, cache=cache)
         return self._model.world_model.readout(chunks.tokens).float(), chunks.mask, chunks.cells
 
-    def _imagine(self, state: Tensor, before: Tensor, acted: Tensor, actions: Tensor) -> tuple[Tensor]:
+    def _imagine(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> tuple[Tensor]:
         """See rollout."""
-        return (rollout(self._dynamics, state, before, acted, actions),)
+        return (rollout(self._dynamics, state, prev_state, prev_action, actions),)
 
-    def _propose(self, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor, noise: Tensor) -> tuple[Tensor]:
+    def _sample_prior(
+        self, state: Tensor, prev_state: Tensor, prev_action: Tensor, goal: Tensor, noise: Tensor
+    ) -> tuple[Tensor]:
         """See propose."""
-        return (propose(self._model.world_model.proposal, self._dynamics, state, before, acted, goal, noise),)
+        return (
+            sample_prior(
+                self._model.world_model.policy_prior, self._dynamics, state, prev_state, prev_action, goal, noise
+            ),
+        )
 
     @property
     def card(self) -> ModelCard:
@@ -207,12 +221,12 @@ class WorldModelPlanner:
         begun = time.monotonic()
         now = self._present(queries, frames)
         objective = self._objective([q.goal for q in queries], now.mask)
-        energies_now = objective(now.state[:, None], now.before[:, None])  # B x 1
+        energies_now = objective(now.state[:, None], now.prev_state[:, None])  # B x 1
         energy_now = energies_now[:, 0]
-        arrived = objective.reached(now.state[:, None], now.before[:, None], energies_now)[:, 0]
+        arrived = objective.reached(now.state[:, None], now.prev_state[:, None], energies_now)[:, 0]
         avoid = self._avoid(queries[0].cost)
         if avoid is not None:  # who is at the goal, but where it must not be, does not stay there
-            arrived &= (avoid.inside(now.state[:, None], now.before[:, None]) <= 0.5).all(-1)[:, 0]
+            arrived &= (avoid.inside(now.state[:, None], now.prev_state[:, None]) <= 0.5).all(-1)[:, 0]
         reached = arrived.tolist()
         encoded = time.monotonic()
         plans: dict[int, _Plan] = {}
@@ -228,7 +242,7 @@ class WorldModelPlanner:
         timing = {"encode": 1e3 * (encoded - begun), "plan": 1e3 * (planned - encoded)}
         results = []
         for i, query in enumerate(queries):
-            plan, unfamiliar = plans[i], self._unfamiliar(query.goal, bool(now.strange[i]))
+            plan, unfamiliar = plans[i], self._ood_pictures(query.goal, bool(now.out_of_distribution[i]))
             results.append(
                 PlanResult(
                     actions=self._to_robot(plan.actions),
@@ -241,7 +255,7 @@ class WorldModelPlanner:
                     timing_ms=timing,
                     unfamiliar=unfamiliar,
                     avoid_probability=None if plan.inside is None else plan.inside.numpy(),
-                    warnings=_unknown_words(query.goal, self._words) + tuple(STRANGE[p] for p in unfamiliar or ()),
+                    warnings=_unknown_words(query.goal, self._words) + tuple(OOD_WARNINGS[p] for p in unfamiliar or ()),
                 )
             )
         return results
@@ -251,56 +265,67 @@ class WorldModelPlanner:
     ) -> list[_Plan]:
         """Hold still: the answer where the goal is reached, which needs no search."""
         hold = torch.stack([self._hold(query) for query in queries])[:, None, None].expand(-1, 1, search.horizon, -1)
-        actions = self._limits.project(hold, self._from_model(now.acted))[:, 0]
-        return self._told(actions, (0,) * len(queries), now, GoalTerm(objective), self._avoid(queries[0].cost))
+        actions = self._limits.project(hold, self._from_model(now.prev_action))[:, 0]
+        return self._report(actions, (0,) * len(queries), now, GoalTerm(objective), self._avoid(queries[0].cost))
 
     def _go(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> list[_Plan]:
         """Search for the actions whose costs add up to least."""
         cost = queries[0].cost
-        aim, avoid = self._aim(queries, now, objective, search), self._avoid(cost)
-        terms = self._terms(queries, GoalTerm(aim), avoid)
+        goal_states, avoid = self._search_objective(queries, now, objective, search), self._avoid(cost)
+        terms = self._terms(queries, GoalTerm(goal_states), avoid)
         told = len(terms)
-        terms += self._credible(now, aim)
-        found = self._search(queries, now, aim, search, lambda actions: total(terms, self._foresee(now, actions)))
+        terms += self._prior_terms(now, goal_states)
+        found = self._search(
+            queries, now, goal_states, search, lambda actions: total(terms, self._rollout(now, actions))
+        )
         # The search has told the energies of the goal where it minimised these and nothing else.
-        if aim is objective and cost == Cost() and len(terms) == told and not self._model.config.plan.late:
+        if (
+            goal_states is objective
+            and cost == Cost()
+            and len(terms) == told
+            and not self._model.config.plan.step_weight_exponent
+        ):
             return [_Plan(*plan) for plan in zip(found.actions, found.energies, found.iterations, strict=True)]
-        return self._told(found.actions, found.iterations, now, GoalTerm(objective), avoid)
+        return self._report(found.actions, found.iterations, now, GoalTerm(objective), avoid)
 
-    def _aim(self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings) -> Objective:
+    def _search_objective(
+        self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings
+    ) -> Objective:
         """What the search goes for: where no temporal distance shows the way to a far goal, a sub-goal on it.
 
         What is sought takes at most half of the time that is left.
         """
         world, plan = self._model.world_model, self._model.config.plan
-        shown = isinstance(objective, StateObjective) and plan.steps
-        if world.coarse is None or not plan.subgoals or shown or isinstance(objective, PartObjective):
+        shown = isinstance(objective, StateObjective) and plan.temporal_distance
+        if world.macro_dynamics is None or not plan.subgoals or shown or isinstance(objective, PartObjective):
             return objective
         deadline, time_now = _first_deadline(queries), time.monotonic()
         half = None if deadline is None else time_now + (deadline - time_now) / 2
-        way = coarse_way(world.coarse, now.state, objective, plan, [q.seed for q in queries], half)
-        far = world.steps(now.state, way[:, -1]) > search.horizon  # B
+        way = plan_macro_states(world.macro_dynamics, now.state, objective, plan, [q.seed for q in queries], half)
+        far = world.temporal_distance(now.state, way[:, -1]) > search.horizon  # B
         subgoal = StateObjective(way[:, 0], now.mask, now.mask, StateEnergy.of(self._model), self._near)
         return mixed(far, subgoal, objective)
 
-    def _told(
+    def _report(
         self, actions: Tensor, iterations: Sequence[int], now: _Present, goal: GoalTerm, avoid: AvoidTerm | None
     ) -> list[_Plan]:
         """What is said of plans B x H x A, whatever it was that they were found by."""
-        imagined = self._foresee(now, actions[:, None])
+        imagined = self._rollout(now, actions[:, None])
         inside: list[Tensor | None] = [None] * len(actions)
         if avoid is not None:
-            inside = list(avoid.inside(imagined.states[:, 0], imagined.before[:, 0]).amax(-1))
+            inside = list(avoid.inside(imagined.states[:, 0], imagined.prev_state[:, 0]).amax(-1))
         return [_Plan(*plan) for plan in zip(actions, goal(imagined)[:, 0], iterations, inside, strict=True)]
 
-    def _foresee(self, now: _Present, actions: Tensor) -> Imagined:
+    def _rollout(self, now: _Present, actions: Tensor) -> ImaginedRollout:
         """What B robots imagine of N candidates each, B x N x H x A in -1..1."""
         batch, candidates = actions.shape[:2]
-        starts, pasts, driven = (x.repeat_interleave(candidates, 0) for x in (now.state, now.before, now.acted))
+        starts, pasts, driven = (
+            x.repeat_interleave(candidates, 0) for x in (now.state, now.prev_state, now.prev_action)
+        )
         [imagined] = self._imagined(starts, pasts, driven, self._to_model(actions.flatten(0, 1)))
         earlier = torch.cat([starts[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-        states, before = (x.unflatten(0, (batch, candidates)) for x in (imagined, earlier))
-        return Imagined(states, before, actions)
+        states, prev_state = (x.unflatten(0, (batch, candidates)) for x in (imagined, earlier))
+        return ImaginedRollout(states, prev_state, actions)
 
     def _probability(self, query: PlanQuery, energy_now: float, energies: NDArray[np.float32]) -> float | None:
         """Of reaching a pictured or stored goal; what is measured holds for no other energies and costs."""
@@ -326,7 +351,7 @@ class WorldModelPlanner:
         self, queries: list[PlanQuery], now: _Present, objective: Objective, search: SearchSettings, score: Score
     ) -> Found:
         """Search for the actions that ``score`` likes best, beginning with what is known of each query."""
-        plan, last = self._model.config.plan, self._from_model(now.acted)
+        plan, last = self._model.config.plan, self._from_model(now.prev_action)
         return self._find(
             score,
             torch.stack([self._first_mean(q, search.horizon) for q in queries]),
@@ -336,19 +361,19 @@ class WorldModelPlanner:
             torch.tensor([plan.first_std if q.previous_actions is None else plan.warm_std for q in queries]),
             _first_deadline(queries),
             lambda actions: self._limits.project(actions, last),
-            None if objective.aim is None else self._proposer(now, objective.aim),
+            None if objective.goal_states is None else self._prior_sampler(now, objective.goal_states),
         )
 
     def _present(self, queries: list[PlanQuery], frames: int) -> _Present:
         """Where the robots are, of the last ``frames`` frames of each query."""
-        if self._streams is None:  # then a state is that of its frame alone
+        if self._encoder_cache is None:  # then a state is that of its frame alone
             seen = self._states_of([frame for q in queries for frame in q.frames[-frames:][-2:]])
-            states, masks, strange = (x.unflatten(0, (len(queries), -1)) for x in seen)
+            states, masks, out_of_distribution = (x.unflatten(0, (len(queries), -1)) for x in seen)
         else:
-            states, masks, strange = self._streams.last_two([q.frames[-frames:] for q in queries])
+            states, masks, out_of_distribution = self._encoder_cache.last_two([q.frames[-frames:] for q in queries])
         past = max(0, states.shape[1] - 2)  # a single frame is taken to be at rest
-        acted = self._to_model(torch.stack([self._last_action(q) for q in queries]))
-        return _Present(states[:, -1], states[:, past], masks[:, -1], acted, strange[:, -1])
+        prev_action = self._to_model(torch.stack([self._last_action(q) for q in queries]))
+        return _Present(states[:, -1], states[:, past], masks[:, -1], prev_action, out_of_distribution[:, -1])
 
     def _see(self, clips: NDArray[np.uint8], cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """States (B x T x S x d), masks (B x T x S) and what is strange (B x T) of clips B x T x H x W x 3.
@@ -357,22 +382,22 @@ class WorldModelPlanner:
         """
         video = normalise_frames(clips)
         states, masks, cells = self._encoded(video) if cache is None else self._encode(video, cache)
-        strange = torch.zeros(masks.shape[:2], dtype=torch.bool)
-        if self._familiarity is not None:
-            strange = self._familiarity.strange(cells)
-        return states, masks, strange
+        out_of_distribution = torch.zeros(masks.shape[:2], dtype=torch.bool)
+        if self._ood is not None:
+            out_of_distribution = self._ood.out_of_distribution(cells)
+        return states, masks, out_of_distribution
 
-    def _proposer(self, now: _Present, goal: Tensor) -> Propose:
+    def _prior_sampler(self, now: _Present, goal: Tensor) -> SamplePrior:
         """Candidates that follow the learnt proposal to goal states B x S x d."""
 
         def proposed(noise: Tensor) -> Tensor:
             count = noise.shape[1]
-            if self._model.config.plan.habit:
+            if self._model.config.plan.behaviour_prior:
                 noise = torch.cat([torch.zeros_like(noise[:, :1]), noise[:, 1:]], 1)  # one does the most usual
-            state, before, acted, there = (  # (B*P) x ...
-                x.repeat_interleave(count, 0) for x in (now.state, now.before, now.acted, goal)
+            state, prev_state, prev_action, there = (  # (B*P) x ...
+                x.repeat_interleave(count, 0) for x in (now.state, now.prev_state, now.prev_action, goal)
             )
-            [normal] = self._proposed(state, before, acted, there, noise.flatten(0, 1))
+            [normal] = self._proposed(state, prev_state, prev_action, there, noise.flatten(0, 1))
             return self._from_model(normal).unflatten(0, (-1, count))
 
         return proposed
@@ -383,15 +408,17 @@ class WorldModelPlanner:
         Where none of them is a state, and some are remembered, they go for the one that suits them best.
         """
         objective = self._own_objective(goals, mask)
-        if self._memory is None or objective.aim is not None:
+        if self._goal_bank is None or objective.goal_states is not None:
             return objective
-        return Recalled(objective, torch.stack([self._recalled(goal) for goal in goals]))
+        return RetrievedGoal(objective, torch.stack([self._retrieved(goal) for goal in goals]))
 
-    def _recall(self, goal: Goal) -> Tensor:
+    def _retrieve(self, goal: Goal) -> Tensor:
         """A remembered state (S x d) that suits a goal in words or labels, or several of these at once."""
-        assert self._memory is not None
+        assert self._goal_bank is not None
         mask = torch.zeros(1, self._card.state_shape[0], dtype=torch.bool)  # asked by goals that show a state alone
-        return self._memory.recall(self._own_objective([goal], mask), self._model.world_model.steps.embed)
+        return self._goal_bank.retrieve(
+            self._own_objective([goal], mask), self._model.world_model.temporal_distance.embed
+        )
 
     def _own_objective(self, goals: list[Goal], mask: Tensor) -> Objective:
         """The energy of goals of one kind; ``mask`` B x S of the present states."""
@@ -451,21 +478,25 @@ class WorldModelPlanner:
         places = torch.tensor([[float(label in place) for label in self._card.labels] for place in cost.avoid])
         return AvoidTerm(cost.avoid_weight, self._model.probe, places)
 
-    def _credible(self, now: _Present, objective: Objective) -> list[Term]:
+    def _prior_terms(self, now: _Present, objective: Objective) -> list[Term]:
         """What it costs to do what recorded episodes did not, and to imagine leaps, where that has a weight."""
         plan, world, terms = self._model.config.plan, self._model.world_model, list[Term]()
-        if plan.habit and objective.aim is not None:
-            past = now.state, now.before, now.acted
-            terms.append(HabitTerm(plan.habit, world.proposal, self._to_model, *past, objective.aim))
-        if plan.leaps and objective.aim is not None:
-            terms.append(LeapTerm(plan.leaps, world.steps.embed, now.state))
+        if plan.behaviour_prior and objective.goal_states is not None:
+            past = now.state, now.prev_state, now.prev_action
+            terms.append(
+                BehaviourPriorTerm(
+                    plan.behaviour_prior, world.policy_prior, self._to_model, *past, objective.goal_states
+                )
+            )
+        if plan.temporal_consistency and objective.goal_states is not None:
+            terms.append(TemporalConsistencyTerm(plan.temporal_consistency, world.temporal_distance.embed, now.state))
         return terms
 
     def _terms(self, queries: list[PlanQuery], goal: GoalTerm, avoid: AvoidTerm | None) -> list[Term]:
         """What plans cost; the queries have the same cost."""
         cost = queries[0].cost
-        late = self._model.config.plan.late
-        summed: Term = LateTerm(goal, late) if late else goal
+        late = self._model.config.plan.step_weight_exponent
+        summed: Term = StepWeightedTerm(goal, late) if late else goal
         terms: list[Term] = [ClosestTerm(goal) if cost.over_steps == "closest" else summed]
         if cost.control:
             terms.append(ControlTerm(cost.control, torch.stack([self._hold(query) for query in queries])))
@@ -483,18 +514,18 @@ class WorldModelPlanner:
             self._pictures.move_to_end(key)
         while len(self._pictures) > REMEMBERED_PICTURES:
             self._pictures.popitem(last=False)
-        states, masks, strange = (torch.stack(parts) for parts in zip(*known, strict=True))
-        return states, masks, strange
+        states, masks, out_of_distribution = (torch.stack(parts) for parts in zip(*known, strict=True))
+        return states, masks, out_of_distribution
 
-    def _unfamiliar(self, goal: Goal, now: bool) -> tuple[Picture, ...] | None:
+    def _ood_pictures(self, goal: Goal, now: bool) -> tuple[Picture, ...] | None:
         """Which pictures of a query are unlike those of the training; None where that is not known."""
-        if self._familiarity is None:
+        if self._ood is None:
             return None
-        strange: list[Picture] = ["frames"] if now else []
+        out_of_distribution: list[Picture] = ["frames"] if now else []
         pictures = [one.frame for one in single_goals(goal) if isinstance(one, ImageGoal)]
         if pictures and bool(self._states_of(pictures)[2].any()):
-            strange.append("goal")
-        return tuple(strange)
+            out_of_distribution.append("goal")
+        return tuple(out_of_distribution)
 
     def _hold(self, query: PlanQuery) -> Tensor:
         """The action that keeps the robot as it is: A in -1..1. Changes are zero; commands (a gripper's) stay."""
@@ -551,7 +582,7 @@ def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldMod
     if threads is not None:
         torch.set_num_threads(threads)
     planner = WorldModelPlanner(load_checkpoint(checkpoint))
-    planner.hasten()
+    planner.compile()
     return planner
 
 
@@ -588,6 +619,6 @@ def _first_deadline(queries: list[PlanQuery]) -> float | None:
 
 def _unknown_words(goal: Goal, known: frozenset[str]) -> tuple[str, ...]:
     """A warning about the words of a text goal that no training caption had; none when those are not known."""
-    said = [word for one in single_goals(goal) if isinstance(one, TextGoal) for word in split_words(one.text)]
+    said = [word for one in single_goals(goal) if isinstance(one, TextGoal) for word in tokenize(one.text)]
     unknown = dict.fromkeys(word for word in said if word not in known)
     return (f"unknown words: {', '.join(unknown)}; no training caption had them",) if known and unknown else ()

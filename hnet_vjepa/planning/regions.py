@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.models.vjepa.vit import Chunks
-from hnet_vjepa.planning.protocols import Region
+from hnet_vjepa.planning.interface import Region
 
 
 def slot_shares(chunks: Chunks, region: Region, height: int, width: int) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.models.coarse import Coarse, coarse_rollout
+from hnet_vjepa.models.macro_dynamics import MacroDynamics, macro_rollout
 from hnet_vjepa.planning.cem import search_actions
+from hnet_vjepa.planning.interface import SearchSettings
 from hnet_vjepa.planning.objectives import Objective, StateObjective
-from hnet_vjepa.planning.protocols import SearchSettings
 
 WIDEST = 2.0  # deviations from the mean of what recorded episodes did, which a search may go
 
@@ -26,17 +26,17 @@ class Towards:
     goal: Objective
 
     @property
-    def aim(self) -> None:
+    def goal_states(self) -> None:
         """None: what some go for is a state and what the others go for is not."""
         return None
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
-        return torch.where(self.far[:, None], self.subgoal(states, before), self.goal(states, before))
+        return torch.where(self.far[:, None], self.subgoal(states, prev_state), self.goal(states, prev_state))
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Whether the goal itself is reached."""
-        return self.goal.reached(states, before)
+        return self.goal.reached(states, prev_state)
 
 
 def mixed(far: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
@@ -47,8 +47,8 @@ def mixed(far: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
     return replace(goal, goal=states, goal_mask=torch.where(far[:, None], subgoal.goal_mask, goal.goal_mask))
 
 
-def coarse_way(
-    coarse: Coarse,
+def plan_macro_states(
+    macro_dynamics: MacroDynamics,
     state: Tensor,
     objective: Objective,
     plan: PlanConfig,
@@ -61,14 +61,14 @@ def coarse_way(
     in ``search_actions``.
     """
 
-    def score(codes: Tensor) -> Tensor:
-        count = codes.shape[1]
+    def score(latents: Tensor) -> Tensor:
+        count = latents.shape[1]
         start = state.repeat_interleave(count, 0)
-        end = coarse_rollout(coarse, start, WIDEST * codes.flatten(0, 1))[:, -1].unflatten(0, (-1, count))
+        end = macro_rollout(macro_dynamics, start, WIDEST * latents.flatten(0, 1))[:, -1].unflatten(0, (-1, count))
         return objective(end, end)[..., None]  # as if it came to rest there
 
-    search = SearchSettings(plan.coarse_candidates, plan.coarse_iterations, plan.subgoals, plan.elites)
-    mean = state.new_zeros(len(state), plan.subgoals, coarse.code)
+    search = SearchSettings(plan.macro_candidates, plan.macro_iterations, plan.subgoals, plan.elites)
+    mean = state.new_zeros(len(state), plan.subgoals, macro_dynamics.latent)
     spread = state.new_full((len(state),), 1 / WIDEST)  # that of the codes' prior
     found = search_actions(score, mean, search, seeds, plan, spread, deadline)
-    return coarse_rollout(coarse, state, WIDEST * found.actions)
+    return macro_rollout(macro_dynamics, state, WIDEST * found.actions)

@@ -39,8 +39,8 @@ class Action:
         modules: list[nn.Module] = [world.readout, world.dynamics, world.inverse]
         if not model.config.action.frozen_encoder:
             modules.append(model.backbone)
-        if model.gauge is not None:
-            modules.append(model.gauge)
+        if model.state_decoder is not None:
+            modules.append(model.state_decoder)
         if model.config.action.rehearsal and "language" in self.rehearse:
             modules += [model.projector, model.text]
         if model.config.action.rehearsal and "probe" in self.rehearse:
@@ -64,10 +64,10 @@ class Action:
         config, world = model.config.action, model.world_model
         states = model.states_of(batch.video)  # B x T x S x d
         # The first frame has no past, so it says nothing of the motion that the first prediction starts with.
-        before, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
-        acted, actions = batch.actions[:, :-1], batch.actions[:, 1:]
-        stepped = world.dynamics(now, before, acted.flatten(0, 1), actions.flatten(0, 1))
-        imagined = rollout(world.dynamics, states[:, 1], states[:, 0], acted[:, 0], actions)
+        prev_state, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
+        prev_action, actions = batch.actions[:, :-1], batch.actions[:, 1:]
+        stepped = world.dynamics(now, prev_state, prev_action.flatten(0, 1), actions.flatten(0, 1))
+        imagined = rollout(world.dynamics, states[:, 1], states[:, 0], prev_action[:, 0], actions)
         losses = {
             "one_step": (stepped - after).square().mean(),
             "rollout": config.rollout * (imagined - states[:, 2:]).square().mean(),
@@ -78,9 +78,12 @@ class Action:
         content = (rows - rows.mean(0)).unflatten(1, states.shape[2:]).flatten(0, 1)  # (B*T*S) x d
         losses["variance"] = config.variance * variance_loss(content)
         losses["covariance"] = config.covariance * covariance_loss(content)
-        if model.gauge is not None and model.config.grounding is not None:
-            seen, foreseen = model.gauge.error(states, batch.states), model.gauge.error(imagined, batch.states[:, 2:])
-            losses["states"] = model.config.grounding.states * (seen + foreseen)
+        if model.state_decoder is not None and model.config.encoder_adaptation is not None:
+            seen, foreseen = (
+                model.state_decoder.error(states, batch.states),
+                model.state_decoder.error(imagined, batch.states[:, 2:]),
+            )
+            losses["states"] = model.config.encoder_adaptation.state_supervision * (seen + foreseen)
         if config.rehearsal and "language" in self.rehearse:
             terms = language_loss(model, model.read(states.detach()), batch.captions, batch.keys)
             losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()

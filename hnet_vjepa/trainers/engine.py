@@ -23,6 +23,7 @@ from hnet_vjepa.config import Config, PhaseConfig
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.migration import is_format_1, upgrade_weights
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.collapse import Spread, Watch, Watched
 from hnet_vjepa.trainers.encoded import Encoded, encode_once
@@ -251,7 +252,11 @@ def _resume(
     done = json.loads((source / "progress.json").read_text())
     if done["origin"] != origin:
         return 0, 0.0
-    model.load_state_dict(safetensors.torch.load((source / "weights.safetensors").read_bytes()))
+    weights = safetensors.torch.load((source / "weights.safetensors").read_bytes())
+    if is_format_1(weights):
+        slots, state_dim = model.config.model.backbone.slots, model.config.model.world_model.state_dim
+        weights = upgrade_weights(weights, slots, state_dim, exported=False)
+    model.load_state_dict(weights)
     moments = safetensors.torch.load((source / "optimizer.safetensors").read_bytes())
     for key, value in moments.items():
         index, name = key.split(".", 1)

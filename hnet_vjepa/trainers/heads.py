@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
-from hnet_vjepa.losses.coarse import coarse_loss
-from hnet_vjepa.losses.proposal import proposal_loss
+from hnet_vjepa.losses.macro_dynamics import macro_dynamics_loss
+from hnet_vjepa.losses.policy_prior import policy_prior_loss
 from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.measure import proposal_error, sampled_states
+from hnet_vjepa.trainers.measure import policy_prior_error, sampled_states
 
 WHITENED = 6000  # pictures that whitenings are fitted on, for a few hundred directions
 
@@ -30,8 +30,8 @@ class Heads:
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Those of the world model that plans are led by."""
         world = model.world_model
-        coarse: list[nn.Module] = [] if world.coarse is None else [world.coarse]
-        return [world.steps, world.proposal, *coarse]
+        macro_dynamics: list[nn.Module] = [] if world.macro_dynamics is None else [world.macro_dynamics]
+        return [world.temporal_distance, world.policy_prior, *macro_dynamics]
 
     def ema(self, model: HNetVJEPA) -> float | None:
         """No target."""
@@ -44,7 +44,7 @@ class Heads:
     def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
         """Fit the whitenings that temporal distance and proposal see through, unless they have learnt to already."""
         world = model.world_model
-        fresh = [w for w in (world.steps.whitening, world.proposal.whitening) if not w.fitted]
+        fresh = [w for w in (world.temporal_distance.whitening, world.policy_prior.whitening) if not w.fitted]
         if fresh:
             features, _ = sampled_states(model, store, chunks=False, limit=WHITENED)
             for whitening in fresh:
@@ -55,15 +55,15 @@ class Heads:
         world = model.world_model
         with torch.no_grad():
             states = model.states_of(batch.video)  # B x T x S x d
-            later = model.states_of(batch.later[:, None])[:, 0]  # B x S x d
+            hindsight_goal = model.states_of(batch.hindsight_goal[:, None])[:, 0]  # B x S x d
         losses = {
-            "steps": temporal_distance_loss(world.steps.embed(states)),
-            "proposal": proposal_loss(world.proposal, states, batch.actions, later),
+            "steps": temporal_distance_loss(world.temporal_distance.embed(states)),
+            "proposal": policy_prior_loss(world.policy_prior, states, batch.actions, hindsight_goal),
         }
-        if world.coarse is not None:
-            losses["coarse"] = coarse_loss(world.coarse, states[:, 0], states[:, -1], batch.keys)
+        if world.macro_dynamics is not None:
+            losses["coarse"] = macro_dynamics_loss(world.macro_dynamics, states[:, 0], states[:, -1], batch.keys)
         return losses
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """How far proposed actions are from those that were done, beside always proposing the mean."""
-        return proposal_error(model, store)
+        return policy_prior_error(model, store)

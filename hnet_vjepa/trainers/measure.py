@@ -248,7 +248,7 @@ def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
 
 
 @torch.no_grad()
-def proposal_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+def policy_prior_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     """Mean squared error of the proposed actions of held-out clips, whose last frame is the goal, in normal actions.
 
     ``proposal_mse``, beside ``proposal_mean_mse``: always the mean of the training.
@@ -257,7 +257,7 @@ def proposal_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     for batch in clip_batches(model, store, "held_out", frames):
         states, done = model.states_of(batch.video), batch.actions[:, 1:]
         goal = states[:, -1:].expand_as(states[:, 1:-1])
-        mean, _ = model.world_model.proposal(states[:, 1:-1], states[:, :-2], batch.actions[:, :-1], goal)
+        mean, _ = model.world_model.policy_prior(states[:, 1:-1], states[:, :-2], batch.actions[:, :-1], goal)
         errors.append((mean - done).square().mean((1, 2)))
         spreads.append(done.square().mean((1, 2)))
     return {

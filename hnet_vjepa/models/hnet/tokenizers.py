@@ -249,7 +249,7 @@ class BudgetedChunks(nn.Module):
             if self.training:
                 self._get_used_to(routing.chunks.detach()[there.squeeze(1)])
             unlike = replace(routing, chunks=routing.chunks - self.usual)
-            partner, loss = joins(unlike.chunks, routing.sizes)
+            partner, loss = ward_merges(unlike.chunks, routing.sizes)
             if self.training:
                 self._follow(loss[there.squeeze(1)])
             lives = (loss >= self.threshold) & there
@@ -258,7 +258,7 @@ class BudgetedChunks(nn.Module):
                 return found
             window = one_after_another(found, frames)
             unlike = one_after_another(joined(unlike, partner, lives), frames)
-            partner, loss = joins(unlike.chunks, window.sizes)
+            partner, loss = ward_merges(unlike.chunks, window.sizes)
             whole = joined(window, partner, (loss >= self.threshold) & there.view(-1, frames).any(1, keepdim=True))
             return replace(whole, mask=whole.mask | (whole.sizes < NOTHING))
 
@@ -294,7 +294,7 @@ def one_after_another(routing: Routing, frames: int) -> Routing:
 
 
 @torch.no_grad()
-def joins(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def ward_merges(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """The order in which chunks become one: for every chunk the one before it that it joins, and what that loses.
 
     ``loss = n_a n_b / (n_a + n_b) |z_a - z_b|^2``, the least of all pairs first; after every join the losses follow

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 LEAST_STD = 1e-6  # deviation of a recorded number below which it is a constant, and teaches nothing
 
 
-class Gauge(nn.Module):
+class StateDecoder(nn.Module):
     """A linear map from S slots of d numbers to N recorded numbers, each as shares of its deviation."""
 
     mean: Tensor

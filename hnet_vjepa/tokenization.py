@@ -5,6 +5,6 @@ from __future__ import annotations
 import re
 
 
-def split_words(sentence: str) -> list[str]:
+def tokenize(sentence: str) -> list[str]:
     """The words of a sentence, in lower case."""
     return re.findall(r"\w+", sentence.lower())

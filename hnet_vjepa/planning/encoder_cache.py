@@ -31,7 +31,7 @@ class _Stream:
     last: tuple[Tensor, ...]  # what was made of its last frame, each 1 x ...
 
 
-class Streams:
+class EncoderCache:
     """The streams of all robots that ask, the longest unused forgotten first.
 
     ``history``: frames before a frame that its encoding depends on.

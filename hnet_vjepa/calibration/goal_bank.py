@@ -20,12 +20,12 @@ SUITING = 16  # remembered states that cost a goal least, of which the most cent
 
 
 @dataclass(frozen=True)
-class Memory:
+class GoalBank:
     """K states of training pictures."""
 
     states: Tensor  # K x S x d
 
-    def recall(self, goal: Objective, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    def retrieve(self, goal: Objective, embed: Callable[[Tensor], Tensor]) -> Tensor:
         """A state that suits one goal, S x d: of those that it costs least to rest in, the nearest to all the others.
 
         The best of all lies as far out as the training ever came, where the robot may hardly get; the medoid does not.
@@ -39,26 +39,26 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Recalled:
+class RetrievedGoal:
     """A goal that is no state, with a remembered state to go for. What it costs and when it is reached stay its own."""
 
     goal: Objective
-    aim: Tensor  # B x S x d
+    goal_states: Tensor  # B x S x d
 
-    def __call__(self, states: Tensor, before: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
-        return self.goal(states, before)
+        return self.goal(states, prev_state)
 
-    def reached(self, states: Tensor, before: Tensor, energies: Tensor | None = None) -> Tensor:
+    def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """See Objective."""
-        return self.goal.reached(states, before, energies)
+        return self.goal.reached(states, prev_state, energies)
 
 
-def save_memory(path: Path, memory: Memory) -> None:
+def save_goal_bank(path: Path, goal_bank: GoalBank) -> None:
     """Write a safetensors file, in half precision."""
-    path.write_bytes(safetensors.torch.save({"states": memory.states.half().contiguous()}))
+    path.write_bytes(safetensors.torch.save({"states": goal_bank.states.half().contiguous()}))
 
 
-def load_memory(path: Path) -> Memory:
+def load_goal_bank(path: Path) -> GoalBank:
     """Read what ``save_memory`` wrote."""
-    return Memory(safetensors.torch.load(path.read_bytes())["states"].float())
+    return GoalBank(safetensors.torch.load(path.read_bytes())["states"].float())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 LOG_STD = (-4.0, 1.0)  # of codes, whose prior has deviation 1
 
 
-class Coarse(nn.Module):
+class MacroDynamics(nn.Module):
     """The state K control steps later, given the state now and a code of what happens in between.
 
     The code is small and, as a conditional variational autoencoder makes it (Sohn et al. 2015), about normally
@@ -16,29 +16,29 @@ class Coarse(nn.Module):
     ways that exist. A code stands for K actions, and a sequence of few of them leads far.
     """
 
-    def __init__(self, state_dim: int, slots: int, code: int, width: int = 192) -> None:
+    def __init__(self, state_dim: int, slots: int, latent: int, width: int = 192) -> None:
         super().__init__()
-        self.code = code
+        self.latent = latent
         size = slots * state_dim
-        self.read = _mlp(2 * size, width, 2 * code)
-        self.change = _mlp(size + code, width, size)
+        self.read = _mlp(2 * size, width, 2 * latent)
+        self.change = _mlp(size + latent, width, size)
 
-    def encode(self, state: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, state: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
         """What happened between two states ... x S x d, K steps apart: mean and log deviation of its code, ... x C."""
-        mean, log_std = self.read(torch.cat([state, later - state], -1).flatten(-2)).chunk(2, -1)
+        mean, log_std = self.read(torch.cat([state, next_state - state], -1).flatten(-2)).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
-    def forward(self, state: Tensor, code: Tensor) -> Tensor:
+    def forward(self, state: Tensor, latent: Tensor) -> Tensor:
         """States ... x S x d and codes ... x C -> states K steps later, ... x S x d."""
-        changed: Tensor = state + self.change(torch.cat([state.flatten(-2), code], -1)).view_as(state)
+        changed: Tensor = state + self.change(torch.cat([state.flatten(-2), latent], -1)).view_as(state)
         return changed
 
 
-def coarse_rollout(coarse: Coarse, state: Tensor, codes: Tensor) -> Tensor:
+def macro_rollout(macro_dynamics: MacroDynamics, state: Tensor, latents: Tensor) -> Tensor:
     """States B x S x d and codes B x J x C -> the states after each coarse step, B x J x S x d."""
     states = []
-    for code in codes.unbind(1):
-        state = coarse(state, code)
+    for latent in latents.unbind(1):
+        state = macro_dynamics(state, latent)
         states.append(state)
     return torch.stack(states, 1)
 

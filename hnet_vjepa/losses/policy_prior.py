@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hnet_vjepa.models.proposal import Proposal
+from hnet_vjepa.models.policy_prior import PolicyPrior
 
 
-def proposal_loss(proposal: Proposal, states: Tensor, actions: Tensor, later: Tensor) -> Tensor:
+def policy_prior_loss(policy_prior: PolicyPrior, states: Tensor, actions: Tensor, hindsight_goal: Tensor) -> Tensor:
     """Negative log likelihood of what was done, given what was reached by it, each weighted by its own variance.
 
     ``mean(sg(std^2) ((action - mean)^2 / (2 std^2) + log std))``: beta-NLL with beta 1 (Seitzer et al. 2022), sg stops
@@ -18,6 +18,6 @@ def proposal_loss(proposal: Proposal, states: Tensor, actions: Tensor, later: Te
     later B x S x d. The first frame has no past, so its action is not asked for.
     """
     now = states[:, 1:-1]  # B x (T - 2) x S x d
-    mean, log_std = proposal(now, states[:, :-2], actions[:, :-1], later[:, None].expand_as(now))
+    mean, log_std = policy_prior(now, states[:, :-2], actions[:, :-1], hindsight_goal[:, None].expand_as(now))
     unlikely = 0.5 * ((actions[:, 1:] - mean) * (-log_std).exp()).square() + log_std
     return (unlikely * (2 * log_std.detach()).exp()).mean()

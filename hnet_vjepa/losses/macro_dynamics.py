@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hnet_vjepa.models.coarse import Coarse
+from hnet_vjepa.models.macro_dynamics import MacroDynamics
 
 PRIOR = 0.01  # weight of keeping the codes normally distributed, in relation to the mean squared error of a state
 
 
-def coarse_loss(coarse: Coarse, state: Tensor, later: Tensor, keys: Sequence[int]) -> Tensor:
+def macro_dynamics_loss(
+    macro_dynamics: MacroDynamics, state: Tensor, next_state: Tensor, keys: Sequence[int]
+) -> Tensor:
     """Negative evidence lower bound of the later state, weighted: squared error + 0.01 KL(code | N(0, 1)).
 
     States B x S x d, K steps apart. ``keys``: one per row; a row's noise depends on its own key alone.
     """
-    mean, log_std = coarse.encode(state, later)
-    draws = [torch.randn(coarse.code, generator=torch.Generator().manual_seed(key)) for key in keys]
-    code = mean + log_std.exp() * torch.stack(draws).to(mean)
-    error = (coarse(state, code) - later).square().mean()
+    mean, log_std = macro_dynamics.encode(state, next_state)
+    draws = [torch.randn(macro_dynamics.latent, generator=torch.Generator().manual_seed(key)) for key in keys]
+    latent = mean + log_std.exp() * torch.stack(draws).to(mean)
+    error = (macro_dynamics(state, latent) - next_state).square().mean()
     return error + PRIOR * kl(mean, log_std).mean()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class OODDetector:
     """A Gaussian of what training pictures look like, and how far from it is too far. F = 3 D numbers a picture."""
 
     mean: Tensor  # F
@@ -26,7 +26,7 @@ class Familiarity:
         """How far pictures are from those of the training: cells ... x N x D -> ... ."""
         return torch.linalg.vector_norm((describe(cells) - self.mean) @ self.whiten, dim=-1)
 
-    def strange(self, cells: Tensor) -> Tensor:
+    def out_of_distribution(self, cells: Tensor) -> Tensor:
         """Whether pictures are unlike those of the training: cells ... x N x D -> ... bool. NaN is strange."""
         return ~(self.distance(cells) <= self.limit)
 
@@ -36,13 +36,13 @@ def describe(cells: Tensor) -> Tensor:
     return torch.cat([cells.mean(-2), cells.std(-2, unbiased=False), cells.amax(-2)], -1).float()
 
 
-def save_familiarity(path: Path, known: Familiarity) -> None:
+def save_ood(path: Path, known: OODDetector) -> None:
     """Write a safetensors file."""
     limit = torch.tensor([known.limit])
     path.write_bytes(safetensors.torch.save({"mean": known.mean, "whiten": known.whiten.contiguous(), "limit": limit}))
 
 
-def load_familiarity(path: Path) -> Familiarity:
+def load_ood(path: Path) -> OODDetector:
     """Read what ``save_familiarity`` wrote."""
     stored = safetensors.torch.load(path.read_bytes())
-    return Familiarity(stored["mean"], stored["whiten"], float(stored["limit"][0]))
+    return OODDetector(stored["mean"], stored["whiten"], float(stored["limit"][0]))

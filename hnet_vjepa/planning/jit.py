@@ -22,7 +22,7 @@ WARM = 3  # runs after which TorchScript's executor changes nothing any more
 CLOSE = 1e-4  # of numbers of the order of 1
 
 
-def traced(function: Function, kinds: Sequence[Shapes]) -> Function:
+def jit_trace(function: Function, kinds: Sequence[Shapes]) -> Function:
     """``function``, replayed from a trace for float inputs of these shapes; all others take the usual way.
 
     It must do the same operations for all inputs of one kind, its weights must want no gradients, and they are kept as

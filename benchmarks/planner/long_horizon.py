@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.part import Part
 from benchmarks.planner.ablation import Variant, build, compared
-from benchmarks.planner.watched import threads
+from benchmarks.planner.instrumented import threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from sims.evaluate import evaluate, summary
 from sims.policies import check_card, local_planner
@@ -38,15 +38,15 @@ FLAT, LATENT = "flat", "flat, latent distance alone"
 def methods(checkpoint: Checkpoint, kind: GoalKind) -> list[Variant]:
     """What is compared: sub-goals only for models that have learnt a coarse model."""
     steps = checkpoint.model.config.plan.subgoals or SUBGOALS
-    known = checkpoint.model.world_model.coarse is not None
+    known = checkpoint.model.world_model.macro_dynamics is not None
     if kind != "image":
         return [
             Variant(FLAT, {"subgoals": 0}),
             *([Variant("sub-goals", {"subgoals": steps}, against=FLAT)] if known else []),
         ]
     # When a goal counts as reached is calibrated for the whole energy: without one of its terms it means nothing.
-    latent = Variant(LATENT, {"subgoals": 0, "steps": 0.0}, holds=False, against=FLAT)
-    ways = Variant("sub-goals, latent distance alone", {"subgoals": steps, "steps": 0.0}, holds=False, against=LATENT)
+    latent = Variant(LATENT, {"subgoals": 0, "temporal_distance": 0.0}, holds=False, against=FLAT)
+    ways = Variant("sub-goals, latent distance alone", {"subgoals": steps, "temporal_distance": 0.0}, holds=False, against=LATENT)
     return [Variant(FLAT, {"subgoals": 0}), latent, *([ways] if known else [])]
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hnet_vjepa.calibration.goal_bank import GoalBank
+from hnet_vjepa.calibration.ood import OODDetector, describe
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.planning.familiarity import Familiarity, describe
-from hnet_vjepa.planning.memory import Memory
 from hnet_vjepa.planning.objectives import StateEnergy
 from hnet_vjepa.trainers.measure import clip_batches
 
@@ -63,7 +63,7 @@ def reached_text_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
 
 
 @torch.no_grad()
-def measure_familiarity(model: HNetVJEPA, store: EpisodeStore) -> Familiarity:
+def fit_ood_detector(model: HNetVJEPA, store: EpisodeStore) -> OODDetector:
     """Fit the Gaussian to training pictures and the limit to held-out ones."""
 
     def seen(split: Split) -> Tensor:
@@ -76,11 +76,11 @@ def measure_familiarity(model: HNetVJEPA, store: EpisodeStore) -> Familiarity:
     covariance = normal.T @ normal / len(normal) + SHRINKAGE * torch.eye(len(mean), dtype=torch.float64)
     whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / scale[:, None]
     held_out = torch.linalg.vector_norm((seen("held_out") - mean) @ whiten, dim=-1)
-    return Familiarity(mean.float(), whiten.float(), float(held_out.quantile(FAMILIAR_QUANTILE)))
+    return OODDetector(mean.float(), whiten.float(), float(held_out.quantile(FAMILIAR_QUANTILE)))
 
 
 @torch.no_grad()
-def remember(model: HNetVJEPA, store: EpisodeStore) -> Memory:
-    """Keep ``plan.remembered`` states, of pictures spread evenly over the training episodes."""
-    batches = clip_batches(model, store, "train", 1, limit=model.config.plan.remembered)
-    return Memory(torch.cat([model.states(batch.video)[0][:, 0].cpu() for batch in batches]))
+def build_goal_bank(model: HNetVJEPA, store: EpisodeStore) -> GoalBank:
+    """Keep ``plan.goal_bank_size`` states, of pictures spread evenly over the training episodes."""
+    batches = clip_batches(model, store, "train", 1, limit=model.config.plan.goal_bank_size)
+    return GoalBank(torch.cat([model.states(batch.video)[0][:, 0].cpu() for batch in batches]))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnet_vjepa.config import GroundingConfig, Stage
+from hnet_vjepa.config import EncoderAdaptationConfig, Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.inverse import inverse_loss
@@ -22,7 +22,7 @@ from hnet_vjepa.trainers.pretrain import slot_places
 LEAST_STD = 1e-3  # deviation of a target below which it is a constant
 
 
-class Grounding:
+class EncoderAdaptation:
     """Inverse dynamics through the encoder, while a predictor still finds in its chunks all that they held before.
 
     A masked prediction can not foresee where a gripper goes that somebody drives, so pretraining gives it up where it
@@ -35,15 +35,15 @@ class Grounding:
     sees pictures alone.
     """
 
-    name: Stage = "grounding"
+    name: Stage = "encoder_adaptation"
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Backbone and read-out, and what the terms of the loss that have a weight need besides."""
         settings = _settings(model)
         trained: list[nn.Module] = [model.backbone, model.world_model.readout]
         trained += [model.world_model.inverse] if settings.inverse else []
-        trained += [model.predictor] if settings.keep else []
-        return [*trained, *([] if model.gauge is None else [model.gauge])]
+        trained += [model.predictor] if settings.distillation else []
+        return [*trained, *([] if model.state_decoder is None else [model.state_decoder])]
 
     def ema(self, model: HNetVJEPA) -> float | None:
         """A target that stays where it is."""
@@ -55,9 +55,9 @@ class Grounding:
 
     def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
         """Measure the scales of the recorded state."""
-        if model.gauge is not None:
+        if model.state_decoder is not None:
             recorded = np.concatenate([e.states for e in store.split("train") if e.states is not None])
-            model.gauge.fit(torch.from_numpy(recorded).double())
+            model.state_decoder.fit(torch.from_numpy(recorded).double())
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """Squared errors of actions between states, of what the target shows, and of the recorded state."""
@@ -67,17 +67,17 @@ class Grounding:
         losses = {}
         if settings.inverse:
             losses["inverse"] = settings.inverse * inverse_loss(model.world_model.inverse, states, batch.actions)
-        if settings.keep:
+        if settings.distillation:
             with torch.no_grad():
                 target = model.target(batch.video)
             wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
-            losses["keep"] = settings.keep * (self._recall(model, chunks).float() - wanted).square().mean()
-        if model.gauge is not None:
-            losses["states"] = settings.states * model.gauge.error(states, batch.states)
+            losses["distillation"] = settings.distillation * (self._reconstruct(model, chunks).float() - wanted).square().mean()
+        if model.state_decoder is not None:
+            losses["states"] = settings.state_supervision * model.state_decoder.error(states, batch.states)
         return losses
 
     @staticmethod
-    def _recall(model: HNetVJEPA, chunks: Chunks) -> Tensor:
+    def _reconstruct(model: HNetVJEPA, chunks: Chunks) -> Tensor:
         """What the predictor makes of every frame's chunks by themselves, at the places of the slots: BT x S x D."""
         tokens = chunks.tokens.flatten(0, 1)  # BT x S x D
         places, sizes = slot_places(model.backbone, chunks)  # B x TS x 3, B x TS
@@ -94,8 +94,8 @@ class Grounding:
         return {f"grounded_{name}": value for name, value in found.items()}
 
 
-def _settings(model: HNetVJEPA) -> GroundingConfig:
-    settings = model.config.grounding
+def _settings(model: HNetVJEPA) -> EncoderAdaptationConfig:
+    settings = model.config.encoder_adaptation
     assert settings is not None  # the pipeline makes this phase of that section alone
     return settings
 

@@ -14,7 +14,7 @@ LOG_STD = (-3.0, 0.5)  # of normalised actions
 RIDGE = 0.5  # see Whitening: with less it learns by heart, with more it does not see where a small object is
 
 
-class Proposal(nn.Module):
+class PolicyPrior(nn.Module):
     """A Gaussian over the next action, given where the robot is, how it moves and where it shall go.
 
     Learnt from what recorded episodes did on the way to what they later showed (hindsight, Andrychowicz et al. 2017;
@@ -36,10 +36,10 @@ class Proposal(nn.Module):
             nn.Linear(width, 2 * action_dim),
         )
 
-    def forward(self, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """States ... x S x d (now, a step before, wanted), last action ... x A -> mean and log deviation, ... x A."""
-        now, past, there = (self.whitening(x.flatten(-2)) for x in (state, before, goal))  # ... x Sd
-        mean, log_std = self.mlp(torch.cat([now, now - past, there, acted], -1)).chunk(2, -1)
+        now, past, there = (self.whitening(x.flatten(-2)) for x in (state, prev_state, goal))  # ... x Sd
+        mean, log_std = self.mlp(torch.cat([now, now - past, there, prev_action], -1)).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
     def fold(self) -> None:
@@ -49,8 +49,14 @@ class Proposal(nn.Module):
         self.whitening.fold(first, places=3, motions=(1,))
 
 
-def propose(
-    proposal: Proposal, dynamics: Step, state: Tensor, before: Tensor, acted: Tensor, goal: Tensor, noise: Tensor
+def sample_prior(
+    policy_prior: PolicyPrior,
+    dynamics: Step,
+    state: Tensor,
+    prev_state: Tensor,
+    prev_action: Tensor,
+    goal: Tensor,
+    noise: Tensor,
 ) -> Tensor:
     """Follow the proposal through imagined states.
 
@@ -59,7 +65,7 @@ def propose(
     actions: list[Tensor] = []
     for step in noise.unbind(1):
         if actions:  # what the last action leads to, nobody asks
-            state, before, acted = dynamics(state, before, acted, actions[-1]), state, actions[-1]
-        mean, log_std = proposal(state, before, acted, goal)
+            state, prev_state, prev_action = dynamics(state, prev_state, prev_action, actions[-1]), state, actions[-1]
+        mean, log_std = policy_prior(state, prev_state, prev_action, goal)
         actions.append(mean + log_std.exp() * step)
     return torch.stack(actions, 1)

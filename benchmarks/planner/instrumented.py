@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hnet_vjepa.planning.protocols import ImageGoal, ModelCard, Planner, PlanQuery, PlanResult
+from hnet_vjepa.planning.interface import ImageGoal, ModelCard, Planner, PlanQuery, PlanResult
 from sims.evaluate import play
 from sims.policies import local_planner
 from sims.protocol import Pair
@@ -113,12 +113,12 @@ def summarise(spent: Sequence[Spent]) -> dict[str, Any]:
     }
 
 
-def summary(watched: Sequence[Watched], reached: bool = False) -> dict[str, Any]:
+def summary(instrumented: Sequence[Watched], reached: bool = False) -> dict[str, Any]:
     """What ``summarise`` says of the plans that were searched for, with encoding and search apart.
 
     ``reached``: of the others, which were answered with holding still.
     """
-    noted = [x for w in watched for x in zip(w.spent, w.timing_ms, w.reached, strict=True)]
+    noted = [x for w in instrumented for x in zip(w.spent, w.timing_ms, w.reached, strict=True)]
     timings = [timing for _, timing, there in noted if there == reached]
     return {
         **summarise([spent for spent, _, there in noted if there == reached]),
@@ -142,9 +142,9 @@ def threads(count: int) -> Iterator[None]:
 
 def closed_loop(task: Task, simulation: Simulation, planner: Planner, pairs: Sequence[Pair]) -> list[PlanQuery]:
     """What a planner is asked while it plays these pairs: real frames, its own last plan, a goal for each pair."""
-    watched = Watched(planner)
-    play(task, simulation, local_planner(watched), pairs, task.evaluation_steps, progress=False)
-    return watched.queries[1:]  # the first is asked twice: see ``play``
+    instrumented = Watched(planner)
+    play(task, simulation, local_planner(instrumented), pairs, task.evaluation_steps, progress=False)
+    return instrumented.queries[1:]  # the first is asked twice: see ``play``
 
 
 def asked_again(planner: Planner, queries: Sequence[PlanQuery], run: int, new_goals: bool = False) -> Watched:
@@ -153,7 +153,7 @@ def asked_again(planner: Planner, queries: Sequence[PlanQuery], run: int, new_go
     An episode's first query, at which the goal is new, is asked and not noted. With ``new_goals`` the goal is new
     every time.
     """
-    watched = Watched(planner)
+    instrumented = Watched(planner)
     for query in queries:
-        (watched if query.seed % EPISODE else planner).plan([stamped(query, run, new_goals)])
-    return watched
+        (instrumented if query.seed % EPISODE else planner).plan([stamped(query, run, new_goals)])
+    return instrumented

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.part import Part
-from benchmarks.planner.watched import threads
+from benchmarks.planner.instrumented import threads
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.interface import ImageGoal, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.planning.protocols import ImageGoal, Planner, PlanQuery, SearchSettings
 from sims.protocol import make_pairs
 from sims.registry import get_task
 from sims.robustness import under_variation
@@ -23,7 +23,7 @@ from sims.task import Task
 from sims.variation import Variation
 
 PAIRS = 300  # whose goal pictures are familiar
-STRANGE = 100  # pictures of each kind that are not
+OOD_WARNINGS = 100  # pictures of each kind that are not
 BLOCK = 20  # pixels on a side of what covers a part of the picture
 STRENGTHS = (0.5, 1.0)  # of the factors of variation
 OTHERS = ("reacher", "point-maze")  # whose pictures show another robot
@@ -32,7 +32,7 @@ CHEAP = SearchSettings(candidates=1, iterations=1, horizon=1, elites=1)  # only 
 Pictures = NDArray[np.uint8]  # N x H x W x 3
 
 
-def familiarity(task: Task, checkpoint: Path, pairs: int = PAIRS, strange: int = STRANGE) -> Part:
+def ood(task: Task, checkpoint: Path, pairs: int = PAIRS, out_of_distribution: int = OOD_WARNINGS) -> Part:
     """How often goal pictures are called unfamiliar: those of test pairs, and several kinds of strange ones.
 
     Raises UserError when the checkpoint does not say.
@@ -41,15 +41,15 @@ def familiarity(task: Task, checkpoint: Path, pairs: int = PAIRS, strange: int =
         planner = load_planner(checkpoint)
         drawn = make_pairs(task, simulation, "test", 0, pairs, "image")
         usual = np.stack([pair.goal_frame for pair in drawn])
-        kinds = spoilt(usual[:strange])
+        kinds = spoilt(usual[:out_of_distribution])
         for factor in task.factors:
             for strength in STRENGTHS if factor != "friction" else ():  # which no picture shows
                 simulation.vary(Variation(factor, strength))
-                varied = under_variation(simulation, drawn[:strange])
+                varied = under_variation(simulation, drawn[:out_of_distribution])
                 kinds[f"{factor}, strength {strength:g}"] = np.stack([pair.goal_frame for pair in varied])
         simulation.vary(Variation())
         for name in OTHERS:
-            kinds[f"another robot: {name}"] = goals_of(get_task(name), strange)
+            kinds[f"another robot: {name}"] = goals_of(get_task(name), out_of_distribution)
         known = called_strange(planner, usual, usual[0])
         found = {kind: called_strange(planner, pictures, usual[0]) for kind, pictures in kinds.items()}
     rows = [{"kind": "goals of test pairs", "strange": False, **_rate(known)}]
