@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import render
 from benchmarks.record import write_result
 from hnet_vjepa.config import load_config
-from hnet_vjepa.data.rlds import import_rlds
+from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.pipeline import run_pipeline
 

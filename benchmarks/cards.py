@@ -22,8 +22,8 @@ from hnet_vjepa.checkpoint import Manifest, read_manifest
 from hnet_vjepa.export import size
 from hnet_vjepa.models.model import Robot
 from hnet_vjepa.utils.files import write_bytes_atomic
-from sims.baselines import compared
-from sims.registry import TASKS
+from sims.core.registry import TASKS
+from sims.reporting.baselines import compared
 
 DISTANCES = "d"  # a summary named d25 is of goals 25 steps of the environment away
 CELLS = (("random", "end"), ("planner", "ever"), ("planner", "end"), ("scripted", "end"))

@@ -13,8 +13,14 @@ import safetensors.torch
 
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import FORMAT, Manifest, _own_hash
-from hnet_vjepa.migration import FILES, FIRST_LAYER, current_module, current_modules, rename_fields
-from hnet_vjepa.migration import slot_order_to_part_order
+from hnet_vjepa.migration import (
+    FILES,
+    FIRST_LAYER,
+    current_module,
+    current_modules,
+    rename_fields,
+    slot_order_to_part_order,
+)
 from hnet_vjepa.utils.files import sha256, write_json_atomic
 
 BY_SLOT = (

@@ -32,9 +32,9 @@ from hnet_vjepa.utils.files import write_bytes_atomic
 from planner_service.images import encode_image
 from planner_service.queries import to_query
 from planner_service.schemas import PlanRequest
-from sims.policies import Observation, local_planner
-from sims.protocol import make_pairs
-from sims.registry import get_task
+from sims.core.registry import get_task
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import Observation, local_planner
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
 STEPS = (0, 3)  # of the first pair, at which the planner's query is kept: without and with a plan before it

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from hnet_vjepa.planning.interface import TextGoal
-from sims.evaluate import play
-from sims.language import OPPOSITES, opposite
-from sims.policies import Policy
-from sims.protocol import Pair, fulfils
-from sims.statistics import wilson
-from sims.task import Simulation, Task
+from sims.core.language import OPPOSITES, opposite
+from sims.core.task import Simulation, Task
+from sims.evaluation.evaluate import play
+from sims.evaluation.pairs import Pair, fulfils
+from sims.evaluation.policies import Policy
+from sims.evaluation.statistics import wilson
 
 GOALS = 1000  # drawn to see what can be asked for
 

@@ -19,7 +19,7 @@ from benchmarks.record import RESULTS, ROOT, read_result
 from benchmarks.table import MissingPartError, Parts, Rate, Table, markdown, origin, rate
 from hnet_vjepa.errors import one_of
 from hnet_vjepa.utils.files import write_bytes_atomic
-from sims.baselines import compared
+from sims.reporting.baselines import compared
 
 MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

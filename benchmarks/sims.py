@@ -29,14 +29,14 @@ from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
-from sims.collect import collect
-from sims.diagnose import diagnose, verdicts, weakest
-from sims.evaluate import EvaluationResult, as_text, evaluate, to_json
-from sims.manifest import check_pairs
-from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
-from sims.protocol import GoalKind, NoGoalError, actions_of, budget, make_pairs
-from sims.registry import get_task
-from sims.task import Task
+from sims.core.collect import collect
+from sims.core.registry import get_task
+from sims.core.task import Task
+from sims.diagnosis.diagnose import diagnose, verdicts, weakest
+from sims.evaluation.evaluate import EvaluationResult, as_text, evaluate, to_json
+from sims.evaluation.manifest import check_pairs
+from sims.evaluation.pairs import GoalKind, NoGoalError, actions_of, budget, make_pairs
+from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
 
 EPISODES = 300  # test pairs that a gate is judged on
 FAR_EPISODES = 40  # of each distance in steps

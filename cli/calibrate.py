@@ -31,10 +31,10 @@ def calibrate(
     from hnet_vjepa.calibration.success import brier_skill, calibration_error, fit
     from hnet_vjepa.checkpoint import amend_manifest
     from hnet_vjepa.planning.planner import load_planner
-    from sims.calibrate import play_plans
-    from sims.policies import check_card
-    from sims.protocol import make_pairs
-    from sims.registry import get_task
+    from sims.core.registry import get_task
+    from sims.evaluation.calibrate import play_plans
+    from sims.evaluation.pairs import make_pairs
+    from sims.evaluation.policies import check_card
 
     chosen = get_task(task or trained_task(checkpoint))
     planner = load_planner(checkpoint)

@@ -36,7 +36,7 @@ def collect_episodes(
 
     Example: hnet data collect --task fetch-reach --episodes 1000 --seed 0 --out data/fetch-reach --workers 2
     """
-    from sims.collect import collect
+    from sims.core.collect import collect
 
     print(f"collected {episodes} episodes in {collect(task, episodes, seed, out, workers)}")
 
@@ -57,7 +57,7 @@ def import_rlds_episodes(
 
     Example: hnet data import rlds bridge_dataset/1.0.0 data/bridge --size 64
     """
-    from hnet_vjepa.data.rlds import import_rlds
+    from hnet_vjepa.data.importers.rlds import import_rlds
     from hnet_vjepa.data.video import parse_size
 
     _imported(import_rlds(path, out, camera, dt, parse_size(size) if size else None, _note))
@@ -81,7 +81,7 @@ def import_folder_of_episodes(
 
     Example: hnet data import folder recordings data/mine --size 64 --dt 0.2
     """
-    from hnet_vjepa.data.folder import import_folder
+    from hnet_vjepa.data.importers.folder import import_folder
     from hnet_vjepa.data.video import parse_size
 
     _imported(import_folder(path, out, parse_size(size), dt, camera, _note))

@@ -43,11 +43,11 @@ def diagnose(
     from hnet_vjepa.checkpoint import load_checkpoint
     from hnet_vjepa.planning.inspect import Inspector
     from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
-    from sims import diagnose as diagnosing
-    from sims import plots
-    from sims.policies import check_card
-    from sims.protocol import refuse_evaluation_data
-    from sims.registry import get_task
+    from sims.core.registry import get_task
+    from sims.diagnosis import diagnose as diagnosing
+    from sims.evaluation.pairs import refuse_evaluation_data
+    from sims.evaluation.policies import check_card
+    from sims.reporting import plots
 
     source = chosen_checkpoint(checkpoint, model)
     chosen = get_task(task or trained_task(source))

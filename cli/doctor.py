@@ -152,7 +152,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _rendering() -> list[Finding]:
-    code = "from sims.rendering import backend; backend(); import mujoco; mujoco.mj_multiRay"
+    code = "from sims.core.rendering import backend; backend(); import mujoco; mujoco.mj_multiRay"
     backends = ("egl", "osmesa", "raycast")
     with ThreadPoolExecutor(len(backends)) as pool:
         results = dict(zip(backends, pool.map(lambda name: _run(code, HNET_RENDER=name), backends), strict=True))

@@ -14,7 +14,7 @@ from hnet_vjepa.errors import UserError
 
 if TYPE_CHECKING:
     from hnet_vjepa.planning.interface import ModelCard
-    from sims.policies import PlannerPolicy
+    from sims.evaluation.policies import PlannerPolicy
 
 
 def evaluate(
@@ -105,15 +105,15 @@ def evaluate(
     hnet evaluate --checkpoint outputs/action --data data/mine   # a robot without a simulator
     """
     from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
-    from sims import evaluate as evaluation
-    from sims.manifest import check_pairs
-    from sims.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
-    from sims.protocol import budget, make_pairs
-    from sims.registry import get_task
-    from sims.report import render_report, rollout_film
-    from sims.rerun_recording import check_rerun, write_rerun
-    from sims.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
-    from sims.training import CHUNKS, read_run, training_sections
+    from sims.core.registry import get_task
+    from sims.evaluation import evaluate as evaluation
+    from sims.evaluation.manifest import check_pairs
+    from sims.evaluation.pairs import budget, make_pairs
+    from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
+    from sims.evaluation.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
+    from sims.reporting.report import render_report, rollout_film
+    from sims.reporting.rerun_recording import check_rerun, write_rerun
+    from sims.reporting.training import CHUNKS, read_run, training_sections
 
     if data is not None and url is not None:
         raise UserError("--data scores what a model expects of recordings; give --checkpoint or --model, not --url")
@@ -184,7 +184,7 @@ def _score_recordings(data: Path, checkpoint: Path, out: Path) -> None:
     """Score a checkpoint on held-out recordings; print the table and write it with result.json."""
     from hnet_vjepa.checkpoint import load_checkpoint
     from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
-    from sims import recorded
+    from sims.evaluation import recorded
 
     loaded = load_checkpoint(checkpoint)
     result = recorded.score(loaded, recorded.open_recordings(data, loaded))
@@ -203,8 +203,8 @@ def _planner(
     Give the policy, what the model is, and what the report says of it.
     """
     from planner_service.client import PlanError, PlannerClient
-    from sims.policies import local_planner, remote_planner
-    from sims.protocol import refuse_evaluation_data
+    from sims.evaluation.pairs import refuse_evaluation_data
+    from sims.evaluation.policies import local_planner, remote_planner
 
     deadline = {} if deadline_ms is None else {"deadline": f"{deadline_ms:g} ms"}
     if url is not None:

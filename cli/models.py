@@ -77,7 +77,7 @@ def chosen_checkpoint(checkpoint: Path | None, model: str | None, or_url: bool =
 def trained_task(checkpoint: Path) -> str:
     """Name of the simulated robot that a checkpoint was trained for. Raises UserError when it is none."""
     from hnet_vjepa.checkpoint import read_manifest
-    from sims.registry import TASKS
+    from sims.core.registry import TASKS
 
     phases = read_manifest(checkpoint).phases
     source = phases[-1].data if phases else "nothing"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sims.registry import TASKS, get_task
+from sims.core.registry import TASKS, get_task
 
 if TYPE_CHECKING:
-    from sims.manifest import Rates
+    from sims.evaluation.manifest import Rates
 
 app = typer.Typer(help="The simulated robots.", no_args_is_help=True)
 
@@ -24,8 +24,8 @@ def _group() -> None:
 @app.command("list")
 def list_tasks() -> None:
     """Print the simulated robots: what --task can be, what each one is, and what random and ideal behaviour reach."""
-    from sims.evaluate import criteria_of
-    from sims.manifest import read_manifest
+    from sims.evaluation.evaluate import criteria_of
+    from sims.evaluation.manifest import read_manifest
 
     for task in TASKS.values():
         actions = ", ".join(
@@ -66,7 +66,7 @@ def manifest(
 
     Example: hnet sims manifest fetch-reach
     """
-    from sims.manifest import FOLDER, make_manifest, write_manifest
+    from sims.evaluation.manifest import FOLDER, make_manifest, write_manifest
 
     chosen = get_task(task)
     with contextlib.closing(chosen.open()) as simulation:

@@ -10,7 +10,7 @@ import typer
 from cli.models import MODEL_HELP, chosen_checkpoint
 
 if TYPE_CHECKING:
-    from hnet_vjepa.data.footage import Footage
+    from hnet_vjepa.viz.frame_source import Footage
 
 app = typer.Typer(help="See what the model sees.", no_args_is_help=True)
 
@@ -47,8 +47,8 @@ def chunks(
     from dataclasses import asdict
 
     from hnet_vjepa.checkpoint import load_checkpoint
-    from hnet_vjepa.chunk_film import film_chunks
     from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
+    from hnet_vjepa.viz.chunk_video import film_chunks
 
     source = chosen_checkpoint(checkpoint, model)
     footage = _footage(video, data, episode, frames)
@@ -67,9 +67,9 @@ def chunks(
 
 def _footage(video: Path | None, data: Path | None, episode: int | None, most: int) -> Footage:
     """What is to be filmed. Raises UserError unless exactly one of --video and --data is given."""
-    from hnet_vjepa.data.footage import episode_footage, video_footage
     from hnet_vjepa.data.store import EpisodeStore
     from hnet_vjepa.errors import UserError
+    from hnet_vjepa.viz.frame_source import episode_footage, video_footage
 
     if (video is None) == (data is None):
         raise UserError("give either --video, a file, or --data, a data set" + (", not both" if video else ""))

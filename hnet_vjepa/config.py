@@ -278,7 +278,11 @@ class EncoderAdaptationConfig(PhaseConfig):
         if self.inverse and self.clip_frames < 3:
             _refuse([f"encoder_adaptation.clip_frames = {self.clip_frames}: inverse dynamics takes 3 frames or more"])
         if not (self.inverse or self.state_supervision):
-            _refuse(["encoder_adaptation: inverse and state_supervision are both 0, so it would learn nothing; leave the section out"])
+            _refuse(
+                [
+                    "encoder_adaptation: inverse and state_supervision are both 0, so it would learn nothing; leave the section out"
+                ]
+            )
         return self
 
 
@@ -323,7 +327,9 @@ class PlanConfig(_Section):
     macro_iterations: Positive = Field(default=3, description="its rounds")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = "l1"
     latent: Weight = Field(default=1.0, description="weight of the latent distance in the energy of a goal picture")
-    temporal_distance: Weight = Field(default=1.0, description="weight of the temporal distance in it, per control step")
+    temporal_distance: Weight = Field(
+        default=1.0, description="weight of the temporal distance in it, per control step"
+    )
     decoded_state: Weight = Field(
         default=0.0,
         description="weight of the distance in what encoder_adaptation.state_supervision told, in deviations of the recorded numbers",

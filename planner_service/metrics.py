@@ -31,9 +31,7 @@ class Metrics:
         self.batch_seconds = Histogram(
             "hnet_batch_seconds", "Time the planner took for a batch.", buckets=SECONDS, registry=self.registry
         )
-        Gauge("hnet_ready", "1 when plans are answered.", registry=self.registry).set_function(
-            lambda: float(ready())
-        )
+        Gauge("hnet_ready", "1 when plans are answered.", registry=self.registry).set_function(lambda: float(ready()))
         Gauge("hnet_queue_depth", "Queries that wait for the planner.", registry=self.registry).set_function(
             lambda: float(depth())
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sims.rendering import backend
+from sims.core.rendering import backend
 from tests import toy
 
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.tracking import track
+from hnet_vjepa.viz.tracking import track
 from tests import toy
 
 

@@ -13,7 +13,7 @@ from hnet_vjepa.models.hnet.routing import SparseRouting
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.ops import grid_positions
 from hnet_vjepa.pipeline import describe_robot
-from sims.registry import get_task
+from sims.core.registry import get_task
 from sims.tasks import fetch_push
 from tests import toy
 

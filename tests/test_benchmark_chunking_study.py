@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.chunking import study
 from hnet_vjepa.errors import UserError
-from sims.registry import get_task
+from sims.core.registry import get_task
 from sims.tasks import fetch, push_t
 
 

@@ -56,12 +56,12 @@ from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, PlanResult, Sear
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from planner_service.app import create_app
 from planner_service.client import PlannerClient
-from sims.language import Placement
-from sims.policies import Observation
-from sims.protocol import make_pairs
-from sims.statistics import wilson
-from sims.task import Action, Controller, State, Task
-from sims.variation import Variation
+from sims.core.language import Placement
+from sims.core.task import Action, Controller, State, Task
+from sims.core.variation import Variation
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import Observation
+from sims.evaluation.statistics import wilson
 from tests import toy
 from tests.service_fakes import CARD, FakePlanner, picture, serving_ready
 

@@ -14,7 +14,7 @@ from hnet_vjepa.data.batch import ClipSampler, normalise_actions, normalise_fram
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.planning.interface import ImageGoal
 from hnet_vjepa.specs import ActionSpec
-from sims.policies import Observation
+from sims.evaluation.policies import Observation
 from tests import toy
 
 TINY = PeerSize(patch=112, width=8, encoder_depth=1, encoder_heads=2, depth=1, heads=2, head_width=4, hidden=16)

@@ -10,7 +10,7 @@ from benchmarks import render, sims
 from benchmarks.record import read_result
 from benchmarks.sims import EPISODES, FAR_EPISODES, RECIPES, command_of, judge
 from hnet_vjepa.config import load_config
-from sims.registry import get_task
+from sims.core.registry import get_task
 
 
 @pytest.mark.parametrize(

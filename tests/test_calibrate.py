@@ -15,8 +15,8 @@ from hnet_vjepa.checkpoint import amend_manifest, load_checkpoint, read_manifest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import ImageGoal, LabelGoal, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from sims.calibrate import play_plans
-from sims.protocol import make_pairs
+from sims.evaluation.calibrate import play_plans
+from sims.evaluation.pairs import make_pairs
 from tests import toy
 from tests.test_sims_diagnose import HORIZON, TASK, Point
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnet_vjepa.data import folder as folder_module
-from hnet_vjepa.data.folder import import_folder
+from hnet_vjepa.data.importers import folder as folder_module
+from hnet_vjepa.data.importers.folder import import_folder
 from hnet_vjepa.data.store import EpisodeStore, plan_shards
 from hnet_vjepa.errors import UserError
 from tests.test_data_video import LEVELS, assert_alike, moving_frames, write_pictures, write_video

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hnet_vjepa.data import rlds
-from hnet_vjepa.data.rlds import import_rlds
+from hnet_vjepa.data.importers import rlds
+from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import EpisodeStore, plan_shards
 from hnet_vjepa.errors import UserError
 from tests.test_data_tfrecord import Value, encode_example, frame_record

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnet_vjepa.data.tfrecord import Feature, crc32c, masked_crc32c, parse_example, read_records
+from hnet_vjepa.data.importers.tfrecord import Feature, crc32c, masked_crc32c, parse_example, read_records
 from hnet_vjepa.errors import UserError
 
 Value = list[bytes] | list[float] | list[int]

@@ -13,12 +13,12 @@ import pytest
 
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from sims.collect import collect
-from sims.evaluate import play
-from sims.policies import RandomPolicy, ScriptedPolicy
-from sims.protocol import make_pairs
-from sims.registry import TASKS, get_task
-from sims.task import Task
+from sims.core.collect import collect
+from sims.core.registry import TASKS, get_task
+from sims.core.task import Task
+from sims.evaluation.evaluate import play
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import RandomPolicy, ScriptedPolicy
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "own_robot.md"
 NAME = "cart_pole:TASK"
@@ -61,7 +61,7 @@ def test_it_can_be_collected_from_and_played(task: Task, tmp_path: Path) -> None
         ("no_such_module:TASK", "can not be imported: No module named 'no_such_module'"),
         ("cart_pole:ROBOT", "can not be imported: module 'cart_pole' has no attribute 'ROBOT'"),
         (":TASK", "can not be imported"),
-        ("cart_pole:CAMERA", "is a CameraSpec; it must be a sims.task.Task"),
+        ("cart_pole:CAMERA", "is a CameraSpec; it must be a sims.core.task.Task"),
         ("cart-pole", "fetch-reach.*or package.module:TASK for one of your own"),
     ],
 )

@@ -18,7 +18,7 @@ from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.interface import Goal, ImageGoal, LabelGoal, PlanQuery, SearchSettings, TextGoal
 from hnet_vjepa.planning.planner import load_planner
-from hnet_vjepa.visualise import chunk_sheet
+from hnet_vjepa.viz.chunk_sheet import chunk_sheet
 from tests import toy
 
 

@@ -167,7 +167,14 @@ def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_
 def test_the_energy_of_what_was_told_is_the_distance_that_the_map_reads_and_is_planned_with(
     toy_store: Path, tmp_path: Path
 ) -> None:
-    plan = {"latent": 0.5, "temporal_distance": 0.0, "decoded_state": 2.0, "candidates": 16, "iterations": 3, "elites": 4}
+    plan = {
+        "latent": 0.5,
+        "temporal_distance": 0.0,
+        "decoded_state": 2.0,
+        "candidates": 16,
+        "iterations": 3,
+        "elites": 4,
+    }
     config = toy.config(encoder_adaptation={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 2}, plan=plan)
     last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
     small = export(last, tmp_path / "small")  # without the map it could not plan

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.minimal_pairs import minimal_pairs, mirrored
 from hnet_vjepa.planning.interface import TextGoal
-from sims.language import opposite, position_labels
-from sims.policies import Decision
-from sims.protocol import make_pairs
+from sims.core.language import opposite, position_labels
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import Decision
 from sims.tasks import fetch_push, fetch_reach
 
 TASK = fetch_reach.TASK

@@ -19,8 +19,8 @@ from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import Manifest, load_checkpoint, read_manifest, save_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
-from sims.registry import TASKS
-from sims.statistics import wilson
+from sims.core.registry import TASKS
+from sims.evaluation.statistics import wilson
 from tests.test_cli_errors import refused
 
 ROOT = Path(__file__).resolve().parent.parent

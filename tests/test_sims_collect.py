@@ -12,11 +12,11 @@ import pytest
 
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from sims.collect import collect, record
-from sims.language import HELD_OUT_TEMPLATES, LABELS, motion_labels, position_labels
-from sims.registry import get_task
-from sims.seeds import domain_of, episode_seed, generator
-from sims.task import scatter
+from sims.core.collect import collect, record
+from sims.core.language import HELD_OUT_TEMPLATES, LABELS, motion_labels, position_labels
+from sims.core.registry import get_task
+from sims.core.seeds import domain_of, episode_seed, generator
+from sims.core.task import scatter
 from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK

@@ -18,13 +18,13 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.inspect import Seen
 from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims import plots
-from sims.diagnose import DISTANCES, Diagnosis, as_text, diagnose, to_json, verdicts, weakest
-from sims.language import Placement
-from sims.registry import TASKS
-from sims.seeds import domain_of
-from sims.task import State, Task
-from sims.variation import Variation
+from sims.core.language import Placement
+from sims.core.registry import TASKS
+from sims.core.seeds import domain_of
+from sims.core.task import State, Task
+from sims.core.variation import Variation
+from sims.diagnosis.diagnose import DISTANCES, Diagnosis, as_text, diagnose, to_json, verdicts, weakest
+from sims.reporting import plots
 
 HORIZON = 3
 
@@ -182,8 +182,8 @@ def test_the_broken_link_is_named(link: str, sound: Diagnosis) -> None:
 def test_the_same_seeds_give_the_same_diagnosis_and_none_of_them_is_a_test_seed(
     sound: Diagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sims import diagnose as module
-    from sims import protocol
+    from sims.diagnosis import diagnose as module
+    from sims.evaluation import pairs as protocol
 
     used: list[int] = []
     for place in (module, protocol):

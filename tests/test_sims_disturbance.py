@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.specs import ActionSpec
-from sims import disturbance
-from sims.collect import record
-from sims.disturbance import KICKS, LONGEST, NOISE, PURPOSE, disturbed, purposeful
-from sims.seeds import episode_seed
-from sims.task import Controller, State, Task
+from sims.core import disturbance
+from sims.core.collect import record
+from sims.core.disturbance import KICKS, LONGEST, NOISE, PURPOSE, disturbed, purposeful
+from sims.core.seeds import episode_seed
+from sims.core.task import Controller, State, Task
 from sims.tasks import fetch_pick_and_place as picking
 from sims.tasks import fetch_push
 

@@ -30,8 +30,11 @@ from hnet_vjepa.planning.interface import (
     TextGoal,
 )
 from planner_service.client import PlanError
-from sims.evaluate import EvaluationResult, Rollout, as_text, evaluate, length, to_json
-from sims.policies import (
+from sims.core.seeds import domain_of, episode_seed, generator
+from sims.core.task import scatter, walk
+from sims.evaluation.evaluate import EvaluationResult, Rollout, as_text, evaluate, length, to_json
+from sims.evaluation.pairs import Pair, budget, fulfils, make_pair, make_pairs, refuse_evaluation_data
+from sims.evaluation.policies import (
     Answer,
     PlannerPolicy,
     RandomPolicy,
@@ -41,10 +44,7 @@ from sims.policies import (
     local_planner,
     remote_planner,
 )
-from sims.protocol import Pair, budget, fulfils, make_pair, make_pairs, refuse_evaluation_data
-from sims.report import Section, render_report
-from sims.seeds import domain_of, episode_seed, generator
-from sims.task import scatter, walk
+from sims.reporting.report import Section, render_report
 from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK
@@ -426,7 +426,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_other_physics_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sims import manifest
+    from sims.evaluation import manifest
 
     known = manifest.read_manifest("fetch-reach")
     assert known is not None

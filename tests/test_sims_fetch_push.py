@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.data.store import Episode
-from sims.collect import record
-from sims.protocol import Pair, make_pairs
-from sims.rendering import HIDDEN_GROUP
-from sims.seeds import episode_seed, generator
-from sims.task import Controller, scatter
+from sims.core.collect import record
+from sims.core.rendering import HIDDEN_GROUP
+from sims.core.seeds import episode_seed, generator
+from sims.core.task import Controller, scatter
+from sims.evaluation.pairs import Pair, make_pairs
 from sims.tasks import fetch_push
 
 TASK = fetch_push.TASK

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnet_vjepa.errors import UserError
-from sims.language import (
+from sims.core.language import (
     HELD_OUT_COMMANDS,
     HELD_OUT_TEMPLATES,
     LABELS,
@@ -19,7 +19,7 @@ from sims.language import (
     motion_labels,
     position_labels,
 )
-from sims.seeds import Domain, domain_of, episode_seed
+from sims.core.seeds import Domain, domain_of, episode_seed
 
 coordinate = st.floats(-1.5, 1.5)
 placements = st.builds(Placement, coordinate, coordinate, coordinate)

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import cli.sims
 from hnet_vjepa.errors import UserError
-from sims import manifest
-from sims.manifest import COUNTS, FOLDER, check_pairs, make_manifest, read_manifest, write_manifest
-from sims.protocol import Pair, make_pairs
-from sims.registry import TASKS
-from sims.seeds import domain_of
+from sims.core.registry import TASKS
+from sims.core.seeds import domain_of
+from sims.evaluation import manifest
+from sims.evaluation.manifest import COUNTS, FOLDER, check_pairs, make_manifest, read_manifest, write_manifest
+from sims.evaluation.pairs import Pair, make_pairs
 from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 pytest.importorskip("metaworld")
 
 from hnet_vjepa.errors import UserError
-from sims.collect import record
-from sims.policies import Observation, RandomPolicy, ScriptedPolicy
-from sims.protocol import make_pairs
-from sims.rendering import backend
-from sims.seeds import episode_seed
-from sims.task import State, Task, scatter
+from sims.core.collect import record
+from sims.core.rendering import backend
+from sims.core.seeds import episode_seed
+from sims.core.task import State, Task, scatter
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import Observation, RandomPolicy, ScriptedPolicy
 from sims.tasks.meta_world import TASKS, button, door, drawer, push, reach
 from sims.tasks.meta_world.scripted import act
 from sims.tasks.meta_world.simulation import MetaWorld

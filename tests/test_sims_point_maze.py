@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sims.collect import record
-from sims.evaluate import roll_out
-from sims.policies import RandomPolicy, ScriptedPolicy
-from sims.protocol import Pair, make_pairs
-from sims.rendering import backend
-from sims.seeds import episode_seed
+from sims.core.collect import record
+from sims.core.rendering import backend
+from sims.core.seeds import episode_seed
+from sims.core.variation import Variation
+from sims.evaluation.evaluate import roll_out
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import RandomPolicy, ScriptedPolicy
 from sims.tasks import point_maze
 from sims.tasks.point_maze import DT, EDGE, FORCE, HALF, MASS, PUSH, RADIUS, TASK, PointMaze, way
-from sims.variation import Variation
 
 PAIRS = 12
 

@@ -13,13 +13,13 @@ import pytest
 
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
-from sims.collect import record
-from sims.disturbance import disturbed
-from sims.protocol import Pair, make_pairs
-from sims.seeds import episode_seed
-from sims.task import Controller
+from sims.core.collect import record
+from sims.core.disturbance import disturbed
+from sims.core.seeds import episode_seed
+from sims.core.task import Controller
+from sims.core.variation import Variation
+from sims.evaluation.pairs import Pair, make_pairs
 from sims.tasks import push_t, push_t_script
-from sims.variation import Variation
 
 TASK = push_t.TASK
 

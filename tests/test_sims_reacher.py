@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sims.collect import record
-from sims.evaluate import evaluate
-from sims.policies import RandomPolicy, ScriptedPolicy
-from sims.protocol import make_pairs
-from sims.seeds import episode_seed, generator
-from sims.task import scatter, walk
+from sims.core.collect import record
+from sims.core.seeds import episode_seed, generator
+from sims.core.task import scatter, walk
+from sims.evaluation.evaluate import evaluate
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import RandomPolicy, ScriptedPolicy
 from sims.tasks import reacher
 
 TASK = reacher.TASK

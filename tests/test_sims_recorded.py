@@ -15,7 +15,7 @@ import cli.main
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from sims.recorded import RecordedResult, as_text, open_recordings, score, time_to_goal, to_json
+from sims.evaluation.recorded import RecordedResult, as_text, open_recordings, score, time_to_goal, to_json
 from tests import toy
 
 

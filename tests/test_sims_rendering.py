@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims import rendering
-from sims.language import position_labels
-from sims.rendering import HIDDEN_GROUP, RayCaster, View, open_camera
-from sims.seeds import generator
-from sims.task import scatter
+from sims.core import rendering
+from sims.core.language import position_labels
+from sims.core.rendering import HIDDEN_GROUP, RayCaster, View, open_camera
+from sims.core.seeds import generator
+from sims.core.task import scatter
 from sims.tasks import fetch_reach
 
 TASK = fetch_reach.TASK
@@ -132,7 +132,7 @@ def test_the_ray_caster_works_without_any_graphics_library() -> None:
     code = (
         "import numpy as np\n"
         "from sims.tasks.fetch_reach import FetchReach\n"
-        "from sims.rendering import backend\n"
+        "from sims.core.rendering import backend\n"
         "assert backend() == 'raycast', backend()\n"
         "robot = FetchReach(); first = robot.frame()\n"
         "for _ in range(3): robot.step(np.array([0, 0.05, 0, 0, 0, 0, 0], np.float32))\n"

@@ -14,14 +14,14 @@ import pytest
 
 from benchmarks import render
 from hnet_vjepa.errors import UserError
-from sims import evaluate as evaluation
-from sims import training
-from sims.baselines import FACTS, compared
-from sims.protocol import make_pair
-from sims.report import Section
-from sims.task import Simulation
+from sims.core.task import Simulation
+from sims.evaluation import evaluate as evaluation
+from sims.evaluation.pairs import make_pair
+from sims.reporting import training
+from sims.reporting.baselines import FACTS, compared
+from sims.reporting.report import Section
+from sims.reporting.training import read_run, training_sections
 from sims.tasks import fetch_reach
-from sims.training import read_run, training_sections
 from tests.test_sims_evaluate import StandIn, command
 
 TASK = fetch_reach.TASK

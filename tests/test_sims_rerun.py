@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims.evaluate import EvaluationResult, MethodResult, Rollout
-from sims.protocol import Pair
-from sims.rerun_recording import write_rerun
+from sims.evaluation.evaluate import EvaluationResult, MethodResult, Rollout
+from sims.evaluation.pairs import Pair
+from sims.reporting.rerun_recording import write_rerun
 from tests.test_sims_evaluate import command
 
 STEPS = 4

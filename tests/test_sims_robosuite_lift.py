@@ -13,12 +13,12 @@ import pytest
 
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
-from sims.collect import record
-from sims.evaluate import roll_out
-from sims.policies import RandomPolicy, ScriptedPolicy
-from sims.protocol import Pair, make_pairs
-from sims.seeds import episode_seed, generator
-from sims.task import scatter
+from sims.core.collect import record
+from sims.core.seeds import episode_seed, generator
+from sims.core.task import scatter
+from sims.evaluation.evaluate import roll_out
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import RandomPolicy, ScriptedPolicy
 from sims.tasks import robosuite_lift
 
 pytest.importorskip("robosuite")

@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import Goal, ImageGoal
-from sims import plots
-from sims.evaluate import evaluate
-from sims.policies import Answer, PlannerPolicy, RandomPolicy
-from sims.protocol import Pair, make_pairs
-from sims.robustness import STRENGTHS, Sweep, chosen_factors, sweep, sweeps_as_text, sweeps_to_json, under_variation
-from sims.statistics import wilson
+from sims.core.variation import Variation
+from sims.evaluation.evaluate import evaluate
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import Answer, PlannerPolicy, RandomPolicy
+from sims.evaluation.robustness import (
+    STRENGTHS,
+    Sweep,
+    chosen_factors,
+    sweep,
+    sweeps_as_text,
+    sweeps_to_json,
+    under_variation,
+)
+from sims.evaluation.statistics import wilson
+from sims.reporting import plots
 from sims.tasks import fetch_reach
-from sims.variation import Variation
 
 TASK = fetch_reach.TASK
 

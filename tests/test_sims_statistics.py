@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims.statistics import bootstrap_median, paired_difference, percentiles, ranks, spearman, wilson
+from sims.evaluation.statistics import bootstrap_median, paired_difference, percentiles, ranks, spearman, wilson
 
 
 def test_wilson_against_the_closed_form() -> None:

@@ -11,15 +11,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from sims.collect import record
-from sims.evaluate import roll_out
-from sims.policies import RandomPolicy, ScriptedPolicy
-from sims.protocol import Pair, make_pairs
-from sims.seeds import episode_seed
-from sims.task import Controller
+from sims.core.collect import record
+from sims.core.seeds import episode_seed
+from sims.core.task import Controller
+from sims.core.variation import Variation
+from sims.evaluation.evaluate import roll_out
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import RandomPolicy, ScriptedPolicy
 from sims.tasks import two_room
 from sims.tasks.two_room import DOOR, HIGH, LOW, NEAR, PIXEL, RADIUS, SIDE, STEP, TASK, WALL, TwoRoom, TwoRoomEnv
-from sims.variation import Variation
 
 PAIRS = 30
 

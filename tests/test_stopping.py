@@ -13,7 +13,7 @@ import pytest
 
 from cli.stopping import stoppable
 from hnet_vjepa.data.store import EpisodeStore
-from sims.collect import SHARD_EPISODES, collect
+from sims.core.collect import SHARD_EPISODES, collect
 from tests.service_fakes import until
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 import cli.main
 from hnet_vjepa.checkpoint import load_checkpoint
-from hnet_vjepa.chunk_film import COUNTS, GAP, SHARES, TITLE, Canvas, film_chunks, strips
 from hnet_vjepa.data.batch import normalise_frames
-from hnet_vjepa.data.footage import Footage, episode_footage, video_footage
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.data.video import fit
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
-from hnet_vjepa.tracking import Track, steady, track
-from hnet_vjepa.visualise import palette
+from hnet_vjepa.viz.chunk_sheet import palette
+from hnet_vjepa.viz.chunk_video import COUNTS, GAP, SHARES, TITLE, Canvas, film_chunks, strips
+from hnet_vjepa.viz.frame_source import Footage, episode_footage, video_footage
+from hnet_vjepa.viz.tracking import Track, steady, track
 from tests import toy
 from tests.test_cli_errors import refused
 from tests.test_data_video import write_video

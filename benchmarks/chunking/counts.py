@@ -25,13 +25,13 @@ from benchmarks.record import merge_result
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.data.batch import normalise_frames
-from hnet_vjepa.data.footage import episode_footage, video_footage
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.data.video import Size, fit
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
-from sims.collect import collect
-from sims.statistics import spearman
+from hnet_vjepa.viz.frame_source import episode_footage, video_footage
+from sims.core.collect import collect
+from sims.evaluation.statistics import spearman
 
 COMMAND = "python -m benchmarks.chunking.counts"
 FRAMES = 120  # of a clip, from the first

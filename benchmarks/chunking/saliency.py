@@ -41,12 +41,12 @@ from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.trainers.measure import clip_batches
 from hnet_vjepa.utils.files import write_json_atomic
-from sims.collect import SHARD_EPISODES, record, store_info
-from sims.policies import local_planner
-from sims.registry import get_task
-from sims.rendering import RayCaster, backend
-from sims.seeds import episode_seed
-from sims.task import Task
+from sims.core.collect import SHARD_EPISODES, record, store_info
+from sims.core.registry import get_task
+from sims.core.rendering import RayCaster, backend
+from sims.core.seeds import episode_seed
+from sims.core.task import Task
+from sims.evaluation.policies import local_planner
 from sims.tasks import fetch, fetch_push
 
 COMMAND = "HNET_RENDER=raycast python -m benchmarks.chunking --part saliency"
@@ -88,7 +88,7 @@ def cell_shares(salient: NDArray[np.bool_], grid: tuple[int, int]) -> Array:
 
 
 def collect_labelled(task: Task, episodes: int, seed: int, out: Path) -> Path:
-    """Collect as ``sims.collect``, with the cells' saliency as further numbers of the recorded state."""
+    """Collect as ``sims.core.collect``, with the cells' saliency as further numbers of the recorded state."""
     cells = tuple(f"saliency of cell {i}" for i in range(study.CELLS))
     info = store_info(task, episodes, seed, "raycast").model_copy(update={"states": (*task.states, *cells)})
     missing = sorted(set(range(info.shards)) - create_store(out, info))

@@ -54,12 +54,12 @@ from hnet_vjepa.trainers.pretrain import Pretrain
 from hnet_vjepa.trainers.probe_train import Probe
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import set_seed, versions
-from sims.collect import collect
-from sims.evaluate import play
-from sims.policies import Policy, RandomPolicy, ReplayPolicy, local_planner
-from sims.protocol import Pair, budget, make_pairs
-from sims.registry import get_task
-from sims.task import State, Task
+from sims.core.collect import collect
+from sims.core.registry import get_task
+from sims.core.task import State, Task
+from sims.evaluation.evaluate import play
+from sims.evaluation.pairs import Pair, budget, make_pairs
+from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, local_planner
 
 COMMAND = "python -m benchmarks.chunking --part study"
 NEAR = {"fetch-push": 0.05, "push-t": 20.0}  # metres and pixels: how near the tasks' loosest criteria want a place

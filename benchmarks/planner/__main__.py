@@ -35,8 +35,8 @@ from cli.stopping import stoppable
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError, one_of
-from sims.registry import get_task
-from sims.task import Task
+from sims.core.registry import get_task
+from sims.core.task import Task
 
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success

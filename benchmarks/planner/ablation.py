@@ -22,8 +22,10 @@ from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from sims.evaluate import EvaluationResult, evaluate, summary
-from sims.policies import (
+from sims.core.task import Task
+from sims.evaluation.evaluate import EvaluationResult, evaluate, summary
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import (
     Actor,
     Decision,
     Observation,
@@ -33,9 +35,7 @@ from sims.policies import (
     check_card,
     local_planner,
 )
-from sims.protocol import Pair, make_pairs
-from sims.statistics import bootstrap_median
-from sims.task import Task
+from sims.evaluation.statistics import bootstrap_median
 
 PAIRS = 40
 SHIPPED = "planner"

@@ -16,11 +16,11 @@ from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_bytes_atomic
-from sims.calibrate import play_plans
-from sims.plots import OTHERS
-from sims.policies import check_card
-from sims.protocol import make_pairs
-from sims.task import Task
+from sims.core.task import Task
+from sims.evaluation.calibrate import play_plans
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import check_card
+from sims.reporting.plots import OTHERS
 
 ROLLOUTS = 1000
 

@@ -16,10 +16,10 @@ from benchmarks.planner.instrumented import Watched, as_asked, threads
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import Cost, ImageGoal, Planner, PlanQuery, Region, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from sims.evaluate import MethodResult, play
-from sims.policies import Actor, Decision, Observation, Policy, ScriptedPolicy, check_card, local_planner
-from sims.protocol import Pair, fulfils, make_pair, make_pairs
-from sims.task import Simulation, State, Task
+from sims.core.task import Simulation, State, Task
+from sims.evaluation.evaluate import MethodResult, play
+from sims.evaluation.pairs import Pair, fulfils, make_pair, make_pairs
+from sims.evaluation.policies import Actor, Decision, Observation, Policy, ScriptedPolicy, check_card, local_planner
 
 PAIRS = 40
 PLACE = ("centre", "middle")  # of the picture: there is a way around it on every side

@@ -16,9 +16,9 @@ from benchmarks.planner.instrumented import closed_loop, quantiles, stamped, thr
 from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from planner_service.client import PlannerClient
-from sims.policies import check_card
-from sims.protocol import make_pairs
-from sims.task import Task
+from sims.core.task import Task
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import check_card
 
 DEADLINES_MS = (15.0, 30.0, 60.0)
 PAIRS = 20  # dev pairs whose closed loop is asked again

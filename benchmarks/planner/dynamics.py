@@ -29,13 +29,13 @@ from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_json_atomic
-from sims.collect import collect
-from sims.evaluate import length, play
-from sims.policies import local_planner
-from sims.protocol import make_pairs
-from sims.registry import get_task
-from sims.statistics import paired_difference, wilson
-from sims.task import Task
+from sims.core.collect import collect
+from sims.core.registry import get_task
+from sims.core.task import Task
+from sims.evaluation.evaluate import length, play
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import local_planner
+from sims.evaluation.statistics import paired_difference, wilson
 
 FLAT = "slots, MLP step"  # the default
 VARIANTS: dict[str, dict[str, Any]] = {

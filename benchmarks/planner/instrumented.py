@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from hnet_vjepa.planning.interface import ImageGoal, ModelCard, Planner, PlanQuery, PlanResult
-from sims.evaluate import play
-from sims.policies import local_planner
-from sims.protocol import Pair
-from sims.statistics import percentiles
-from sims.task import Simulation, Task
+from sims.core.task import Simulation, Task
+from sims.evaluation.evaluate import play
+from sims.evaluation.pairs import Pair
+from sims.evaluation.policies import local_planner
+from sims.evaluation.statistics import percentiles
 
-EPISODE = 1000  # between the seeds of two episodes' first queries: see sims.policies.PlannerPolicy
+EPISODE = 1000  # between the seeds of two episodes' first queries: see sims.evaluation.policies.PlannerPolicy
 SETTLE_S = 0.5  # torch's threads wait actively for a while after their last work, which would count for what follows
 
 T = TypeVar("T")

@@ -25,9 +25,9 @@ from benchmarks.planner.instrumented import (
 from benchmarks.planner.peer import BLOCK, HORIZON, PICTURE, Peer, PlainSearch, make_peer
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.runtime import machine
-from sims.policies import check_card
-from sims.protocol import make_pairs
-from sims.task import Task
+from sims.core.task import Task
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.policies import check_card
 
 PAIRS = 10  # dev pairs whose closed loop is asked again; one goal each
 ROUNDS = 5  # in each of them every configuration is measured in turn

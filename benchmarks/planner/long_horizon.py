@@ -12,10 +12,10 @@ from benchmarks.part import Part
 from benchmarks.planner.ablation import Variant, build, compared
 from benchmarks.planner.instrumented import threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from sims.evaluate import evaluate, summary
-from sims.policies import check_card, local_planner
-from sims.protocol import GoalKind, budget, make_pairs
-from sims.task import Simulation, Task
+from sims.core.task import Simulation, Task
+from sims.evaluation.evaluate import evaluate, summary
+from sims.evaluation.pairs import GoalKind, budget, make_pairs
+from sims.evaluation.policies import check_card, local_planner
 
 SUBGOALS = 5  # coarse steps, where the configuration has none
 
@@ -46,7 +46,9 @@ def methods(checkpoint: Checkpoint, kind: GoalKind) -> list[Variant]:
         ]
     # When a goal counts as reached is calibrated for the whole energy: without one of its terms it means nothing.
     latent = Variant(LATENT, {"subgoals": 0, "temporal_distance": 0.0}, holds=False, against=FLAT)
-    ways = Variant("sub-goals, latent distance alone", {"subgoals": steps, "temporal_distance": 0.0}, holds=False, against=LATENT)
+    ways = Variant(
+        "sub-goals, latent distance alone", {"subgoals": steps, "temporal_distance": 0.0}, holds=False, against=LATENT
+    )
     return [Variant(FLAT, {"subgoals": 0}), latent, *([ways] if known else [])]
 
 

@@ -15,12 +15,12 @@ from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import ImageGoal, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from sims.protocol import make_pairs
-from sims.registry import get_task
-from sims.robustness import under_variation
-from sims.statistics import wilson
-from sims.task import Task
-from sims.variation import Variation
+from sims.core.registry import get_task
+from sims.core.task import Task
+from sims.core.variation import Variation
+from sims.evaluation.pairs import make_pairs
+from sims.evaluation.robustness import under_variation
+from sims.evaluation.statistics import wilson
 
 PAIRS = 300  # whose goal pictures are familiar
 OOD_WARNINGS = 100  # pictures of each kind that are not

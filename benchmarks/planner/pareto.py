@@ -18,12 +18,12 @@ from benchmarks.planner.instrumented import Watched, quantiles, stamped, summari
 from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_bytes_atomic
-from sims.evaluate import length, play
-from sims.plots import COLOURS, OTHERS
-from sims.policies import check_card, local_planner
-from sims.protocol import Pair, make_pairs
-from sims.statistics import Rate
-from sims.task import Simulation, Task
+from sims.core.task import Simulation, Task
+from sims.evaluation.evaluate import length, play
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import check_card, local_planner
+from sims.evaluation.statistics import Rate
+from sims.reporting.plots import COLOURS, OTHERS
 
 PAIRS = 50
 CANDIDATES, ITERATIONS = (16, 48, 128), (1, 2, 4)  # at the checkpoint's own horizon

@@ -32,11 +32,20 @@ from hnet_vjepa.planning.interface import ImageGoal
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.specs import ActionSpec
 from hnet_vjepa.utils.runtime import choose_precision
-from sims.collect import collect
-from sims.evaluate import evaluate, summary
-from sims.policies import Actor, Decision, Observation, Policy, RandomPolicy, ScriptedPolicy, check_card, local_planner
-from sims.protocol import Pair, budget, make_pairs
-from sims.task import Task
+from sims.core.collect import collect
+from sims.core.task import Task
+from sims.evaluation.evaluate import evaluate, summary
+from sims.evaluation.pairs import Pair, budget, make_pairs
+from sims.evaluation.policies import (
+    Actor,
+    Decision,
+    Observation,
+    Policy,
+    RandomPolicy,
+    ScriptedPolicy,
+    check_card,
+    local_planner,
+)
 
 CLIP, CLIPS = 4, 16  # pictures of a clip; clips in a step
 LEARNING_RATE, DECAY, SIGREG = 5e-5, 1e-3, 0.09

@@ -1,7 +1,7 @@
 """How likely a plan is to reach its goal: a calibrated probability, from the energies that the search reports.
 
 Energies say which of two plans is better, not whether the better one is good enough. What they are worth is measured
-once, on rollouts (``sims.calibrate``), and kept in the checkpoint's manifest.
+once, on rollouts (``sims.evaluation.calibrate``), and kept in the checkpoint's manifest.
 """
 
 from __future__ import annotations

@@ -71,7 +71,9 @@ class EncoderAdaptation:
             with torch.no_grad():
                 target = model.target(batch.video)
             wanted = standardised(target.tokens.float().flatten(0, 1))  # BT x S x D
-            losses["distillation"] = settings.distillation * (self._reconstruct(model, chunks).float() - wanted).square().mean()
+            losses["distillation"] = (
+                settings.distillation * (self._reconstruct(model, chunks).float() - wanted).square().mean()
+            )
         if model.state_decoder is not None:
             losses["states"] = settings.state_supervision * model.state_decoder.error(states, batch.states)
         return losses

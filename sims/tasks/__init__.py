@@ -1,1 +1,1 @@
-"""The simulated robots, one file each. ``sims/registry.py`` names them."""
+"""The simulated robots, one file each. ``sims/core/registry.py`` names them."""

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import CameraSpec
-from sims.language import Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, State
-from sims.variation import Variation
+from sims.core.language import Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, State
+from sims.core.variation import Variation
 
 REACH = (
     0.05  # metres that the environment asks of the arm for an action of 1; the gripper does about two thirds in a step
@@ -76,7 +76,7 @@ def placer(
 
 
 class Fetch:
-    """A running Fetch environment behind sims.task.Simulation; the state is the gripper's position (3, metres).
+    """A running Fetch environment behind sims.core.task.Simulation; the state is the gripper's position (3, metres).
 
     ``make`` imports and makes the environment. An action does ``interval`` steps of it, each with an equal share.
     """

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import Placement
-from sims.rendering import View
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.language import Placement
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.fetch import ACTIONS, CUBE_STATES, GAIN, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
 
 WIDE = 0.05  # metres that each finger is from the middle when the gripper is wide open
@@ -41,7 +41,7 @@ ACTION = ActionSpec(
 
 
 class FetchPickAndPlace(FetchCube):
-    """The running environment behind sims.task.Simulation; a seventh number of the state is the gripper's opening."""
+    """The running environment behind sims.core.task.Simulation; a seventh number of the state is the gripper's opening."""
 
     def __init__(self) -> None:
         super().__init__(_make, VIEW, CAMERA)

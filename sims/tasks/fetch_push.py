@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import Placement
-from sims.rendering import View
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.language import Placement
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.fetch import ACTIONS, CUBE_STATES, INTERVAL, LYING, MOST, RANGE, STEP, FetchCube, placer, towards
 
 CENTRE = np.array([1.3631, 0.7491])  # where the gripper is after a reset: the middle of cubes and goals, in metres
@@ -35,7 +35,7 @@ ACTION = ActionSpec(
 
 
 class FetchPush(FetchCube):
-    """The running environment behind sims.task.Simulation."""
+    """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         super().__init__(_make, VIEW, CAMERA)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.language import Placement
-from sims.rendering import View
-from sims.task import Action, Controller, State, Task
+from sims.core.language import Placement
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, State, Task
 from sims.tasks.fetch import REACH, STEP, Fetch, placer
 
 CENTRE = np.array([1.3418, 0.7491, 0.5347])  # where the gripper is after a reset
@@ -24,7 +24,7 @@ VIEW = View(look_at=(1.3418, 0.7491, 0.5547), distance=0.95, azimuth=150.0, elev
 
 
 class FetchReach(Fetch):
-    """The running environment behind sims.task.Simulation."""
+    """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         super().__init__(_make, VIEW, CAMERA)

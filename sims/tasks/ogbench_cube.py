@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.language import Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, Controller, Simulation, State, Task
+from sims.core.variation import Variation
 from sims.tasks.fetch import placer
 from sims.tasks.panda_pick import CUBE_COLOUR, dress_gripper
 from sims.tasks.picking import Aim, Picking, noisy
-from sims.variation import Variation
 
 NEEDS = "pip install 'hnet-vjepa[ogbench]'"
 INTERVAL = 4  # environment steps in one action
@@ -53,7 +53,7 @@ ACTION = ActionSpec(
 
 
 class OgbenchCube:
-    """The running environment behind sims.task.Simulation.
+    """The running environment behind sims.core.task.Simulation.
 
     The state is where the cube and the gripper are (2 x 3, metres), how both are turned (rad; a cube looks the same
     every quarter turn, the gripper every half), and the gripper's opening.

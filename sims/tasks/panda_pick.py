@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.language import Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, Controller, Simulation, State, Task
+from sims.core.variation import Variation
 from sims.tasks.fetch import placer
 from sims.tasks.picking import Aim, Picking, noisy
-from sims.variation import Variation
 
 NEEDS = "pip install 'hnet-vjepa[panda]'"
 STEP = 0.1  # seconds of an environment step
@@ -75,7 +75,7 @@ ACTION = ActionSpec(
 
 
 class PandaPick:
-    """The running environment behind sims.task.Simulation.
+    """The running environment behind sims.core.task.Simulation.
 
     The state is where the cube, the gripper and the point that draws it are (3 x 3, metres), and the gripper's opening.
     """

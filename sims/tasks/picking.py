@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sims.task import State
+from sims.core.task import State
 
 Point = NDArray[np.floating[Any]]  # 3 numbers, metres
 STOP = 0.01  # metres from its goal at which a cube that lies there is let go

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.language import LABELS, Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, Controller, State, Task
-from sims.variation import Variation
+from sims.core.language import LABELS, Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, Controller, State, Task
+from sims.core.variation import Variation
 
 INTERVAL = 20  # environment steps in one action
 DT = 0.01 * INTERVAL  # seconds in one action
@@ -51,7 +51,7 @@ Point = tuple[float, float]
 
 
 class PointMaze:
-    """The running environment behind sims.task.Simulation."""
+    """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         chosen = backend()

@@ -22,13 +22,13 @@ from PIL import Image, ImageDraw
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import LABELS, Placement
-from sims.rendering import draw_discs
-from sims.scene import DIMMEST, TURN
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.language import LABELS, Placement
+from sims.core.rendering import draw_discs
+from sims.core.scene import DIMMEST, TURN
+from sims.core.task import Action, Controller, Simulation, State, Task
+from sims.core.variation import Variation
 from sims.tasks import push_t_script as script
-from sims.variation import Variation
 
 SIDE = 512  # pixels of the environment's world, which the picture shows
 NEEDS = "pip install 'hnet-vjepa[pusht]'"
@@ -51,7 +51,7 @@ NEAR, ALIGNED = 20.0, np.pi / 9
 
 
 class PushT:
-    """The environment behind sims.task.Simulation. The state: pusher x, y, block x, y, cosine and sine of its angle."""
+    """The environment behind sims.core.task.Simulation. The state: pusher x, y, block x, y, cosine and sine of its angle."""
 
     def __init__(self) -> None:
         try:

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.disturbance import purposeful
-from sims.language import Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, Controller, Simulation, State, Task
-from sims.variation import Variation
+from sims.core.disturbance import purposeful
+from sims.core.language import Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, Controller, Simulation, State, Task
+from sims.core.variation import Variation
 
 Numbers = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ ACTION = ActionSpec(
 
 
 class Pusher:
-    """The running environment behind sims.task.Simulation."""
+    """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         chosen = backend()

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.language import LABELS, Placement
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, Controller, Simulation, State, Task
-from sims.variation import Variation
+from sims.core.language import LABELS, Placement
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, Controller, Simulation, State, Task
+from sims.core.variation import Variation
 
 TORQUE = 2.0  # N m that an action may ask of a joint
 GEAR = 200.0  # N m of an environment's action of 1
@@ -41,7 +41,7 @@ LOOKS = {
 
 
 class Reacher:
-    """The running environment behind sims.task.Simulation."""
+    """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         chosen = backend()

@@ -17,11 +17,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.language import LABELS, Placement
-from sims.rendering import draw_discs
-from sims.scene import DIMMEST
-from sims.task import Action, Controller, State, Task
-from sims.variation import Variation
+from sims.core.language import LABELS, Placement
+from sims.core.rendering import draw_discs
+from sims.core.scene import DIMMEST
+from sims.core.task import Action, Controller, State, Task
+from sims.core.variation import Variation
 
 CAMERA = CameraSpec(height=64, width=64, dt=0.1, name="above")
 PIXEL = 0.1  # metres
@@ -117,7 +117,7 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 class TwoRoom:
-    """The world behind sims.task.Simulation."""
+    """The world behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
         self._env = TwoRoomEnv(render_mode="rgb_array")

@@ -1,6 +1,6 @@
 """Meta-World: a Sawyer arm and things to reach, push, open and press, one file per task."""
 
-from sims.task import Task
+from sims.core.task import Task
 from sims.tasks.meta_world import button, door, drawer, push, reach
 
 TASKS: tuple[Task, ...] = (

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from sims.disturbance import purposeful
-from sims.rendering import View
-from sims.task import Action, Controller, State, Task
+from sims.core.disturbance import purposeful
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, State, Task
 from sims.tasks.meta_world.scripted import GAIN, HAND, Box, act, action_spec, distance, mixture, placing, start
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 

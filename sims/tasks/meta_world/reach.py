@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
-from sims.rendering import View
-from sims.task import Action, Controller, Simulation, State, Task
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.meta_world.scripted import GAIN, Box, Point, act, action_spec, distance, draw, go, placing
 from sims.tasks.meta_world.simulation import CAMERA, LICENCE, NEEDS, REPEAT, MetaWorld, Setup
 

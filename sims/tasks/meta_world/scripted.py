@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec
-from sims.language import Placement
-from sims.rendering import View
-from sims.task import Action, Controller, Simulation, State
+from sims.core.language import Placement
+from sims.core.rendering import View
+from sims.core.task import Action, Controller, Simulation, State
 from sims.tasks.meta_world.simulation import CAMERA, REACH, MetaWorld
 
 Point = NDArray[np.floating[Any]]

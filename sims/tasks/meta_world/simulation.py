@@ -1,4 +1,4 @@
-"""One Meta-World environment behind sims.task.Simulation: a Sawyer arm whose hand is moved in x, y and z above a table.
+"""One Meta-World environment behind sims.core.task.Simulation: a Sawyer arm whose hand is moved in x, y and z above a table.
 
 The physics is Meta-World's, untouched: the hand is drawn by a spring towards a target that an action shifts, so a hand
 that is held back builds up force until the target comes back. Time limits and random resets are left out. The picture
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import CameraSpec
-from sims.rendering import HIDDEN_GROUP, View, backend
-from sims.scene import Scene
-from sims.task import Action, State
-from sims.variation import Variation
+from sims.core.rendering import HIDDEN_GROUP, View, backend
+from sims.core.scene import Scene
+from sims.core.task import Action, State
+from sims.core.variation import Variation
 
 NEEDS = "pip install 'hnet-vjepa[metaworld]'"
 LICENCE = "MIT (metaworld, with the robot and object models it ships)"
@@ -47,7 +47,7 @@ class Setup:
 
 
 class MetaWorld:
-    """The running environment behind sims.task.Simulation.
+    """The running environment behind sims.core.task.Simulation.
 
     ``state()`` is the hand (3, metres: the middle between the fingertips) and, where there is a joint or a gripper to
     act with, before it the object (3, metres, as Meta-World measures it) and after it the joint, or the gap between the

@@ -8,12 +8,12 @@ from typing import Any
 
 from hnet_vjepa.errors import one_of
 from hnet_vjepa.planning.interface import ImageGoal
-from sims.evaluate import EvaluationResult, play
-from sims.policies import Policy
-from sims.protocol import Pair
-from sims.statistics import Rate
-from sims.task import Simulation, Task
-from sims.variation import Factor, Variation
+from sims.core.task import Simulation, Task
+from sims.core.variation import Factor, Variation
+from sims.evaluation.evaluate import EvaluationResult, play
+from sims.evaluation.pairs import Pair
+from sims.evaluation.policies import Policy
+from sims.evaluation.statistics import Rate
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MARGIN = 0.10  # of success that may be lost for a factor still to count as borne

@@ -20,11 +20,11 @@ from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.config import PHASES
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.visualise import chunk_sheet
-from sims.baselines import compared
-from sims.protocol import Pair
-from sims.report import Section
-from sims.task import Simulation, Task
+from hnet_vjepa.viz.chunk_sheet import chunk_sheet
+from sims.core.task import Simulation, Task
+from sims.evaluation.pairs import Pair
+from sims.reporting.baselines import compared
+from sims.reporting.report import Section
 
 CHUNKS = "Chunks of one rollout"
 

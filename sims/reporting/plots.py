@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.ticker import MaxNLocator
 
-from sims.evaluate import EvaluationResult, MethodResult, in_unit, length, shown_in
-from sims.robustness import STRENGTHS, Sweep
-from sims.statistics import Rate, percentiles
+from sims.evaluation.evaluate import EvaluationResult, MethodResult, in_unit, length, shown_in
+from sims.evaluation.robustness import STRENGTHS, Sweep
+from sims.evaluation.statistics import Rate, percentiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.diagnose import Diagnosis
+    from sims.diagnosis.diagnose import Diagnosis
 
 COLOURS = {"random": "#9aa3ad", "scripted": "#2f9e63", "replay": "#7cc4a0"}
 OTHERS = ("#2563c9", "#d9622b", "#8b4bb8", "#b8952f")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hnet_vjepa.planning.interface import LabelGoal, TextGoal
-from sims.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
-from sims.films import film
-from sims.plots import colour, distances, fulfilled, latencies, sweeps
-from sims.protocol import Pair
-from sims.robustness import Sweep
-from sims.statistics import Rate, percentiles
-from sims.task import Task
+from sims.core.task import Task
+from sims.evaluation.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
+from sims.evaluation.pairs import Pair
+from sims.evaluation.robustness import Sweep
+from sims.evaluation.statistics import Rate, percentiles
+from sims.reporting.plots import colour, distances, fulfilled, latencies, sweeps
+from sims.reporting.videos import film
 
 FILMS = 4  # of successes, and of failures
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hnet_vjepa.specs import ActionSpec
-from sims.task import Action, Controller, State
+from sims.core.task import Action, Controller, State
 
 PURPOSE = 0.9  # share of the episodes, of tasks with an object, that have one goal
 NOISE = (0.03, 0.09, 0.22)  # deviations that an episode may have, in shares of the largest action

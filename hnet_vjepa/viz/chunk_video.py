@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from hnet_vjepa.data.film import Mp4, encode_gif
-from hnet_vjepa.data.footage import Footage
 from hnet_vjepa.data.summary import encode_png
 from hnet_vjepa.data.video import fit
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.tracking import Track, track
-from hnet_vjepa.visualise import Picture, paint, palette
+from hnet_vjepa.viz.chunk_sheet import Picture, paint, palette
+from hnet_vjepa.viz.frame_source import Footage
+from hnet_vjepa.viz.tracking import Track, track
+from hnet_vjepa.viz.video_writer import Mp4, encode_gif
 
 SIDE = 224  # least height of a shown frame in pixels; it is a whole multiple of what the model sees
 COLUMNS = 6  # frames on the contact sheet

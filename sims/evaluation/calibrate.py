@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from hnet_vjepa.calibration.success import Array, SuccessCurve, features
 from hnet_vjepa.planning.interface import Planner, PlanQuery
-from sims.protocol import Pair
-from sims.task import Simulation, Task
+from sims.core.task import Simulation, Task
+from sims.evaluation.pairs import Pair
 
 
 @dataclass(frozen=True)

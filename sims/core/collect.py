@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, write_shard
 from hnet_vjepa.errors import UserError
-from sims.language import captions, motion_labels, position_labels
-from sims.registry import get_task
-from sims.rendering import Backend, assume, backend
-from sims.seeds import episode_seed, generator
-from sims.task import Simulation, Task, scatter
+from sims.core.language import captions, motion_labels, position_labels
+from sims.core.registry import get_task
+from sims.core.rendering import Backend, assume, backend
+from sims.core.seeds import episode_seed, generator
+from sims.core.task import Simulation, Task, scatter
 
 SHARD_EPISODES = 25
 

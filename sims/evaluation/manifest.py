@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import explain
 from hnet_vjepa.utils.files import write_bytes_atomic
-from sims.evaluate import criteria_of, play
-from sims.policies import Policy, RandomPolicy, ScriptedPolicy
-from sims.protocol import GoalKind, Pair, Split, make_pairs
-from sims.task import Simulation, State, Task
+from sims.core.task import Simulation, State, Task
+from sims.evaluation.evaluate import criteria_of, play
+from sims.evaluation.pairs import GoalKind, Pair, Split, make_pairs
+from sims.evaluation.policies import Policy, RandomPolicy, ScriptedPolicy
 
 FOLDER = Path(__file__).parent / "manifests"
 COUNTS: dict[Split, int] = {"dev": 100, "test": 300}

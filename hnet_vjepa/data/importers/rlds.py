@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hnet_vjepa.data.importers.tfrecord import Feature, parse_example, read_records
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
-from hnet_vjepa.data.tfrecord import Feature, parse_example, read_records
 from hnet_vjepa.data.video import Size, decode_picture, different_sizes, fit, same_size
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sims.policies import Observation, Policy
-from sims.protocol import GoalKind, Pair, Split, fulfils
-from sims.rendering import backend
-from sims.statistics import (
+from sims.core.rendering import backend
+from sims.core.task import Simulation, Task
+from sims.evaluation.pairs import GoalKind, Pair, Split, fulfils
+from sims.evaluation.policies import Observation, Policy
+from sims.evaluation.statistics import (
     Estimate,
     PairedDifference,
     Rate,
@@ -25,7 +26,6 @@ from sims.statistics import (
     spearman,
     wilson,
 )
-from sims.task import Simulation, Task
 
 FILMED = 200  # episodes of a method of which the frames are kept, to choose successes and failures from
 HELD = 3  # actions at the end of an episode after each of which the criterion must be met

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-from sims.language import LABELS, Placement
-from sims.variation import FACTORS, Factor, Variation
+from sims.core.language import LABELS, Placement
+from sims.core.variation import FACTORS, Factor, Variation
 
 State = NDArray[np.float32]  # S numbers, named by Task.states
 Action = NDArray[np.float32]  # dim numbers in the robot's own units

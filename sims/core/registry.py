@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from hnet_vjepa.errors import UserError, one_of
-from sims.task import Task
+from sims.core.task import Task
 from sims.tasks import (
     fetch_pick_and_place,
     fetch_push,
@@ -68,5 +68,5 @@ def _import_task(name: str) -> Task:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"task '{name}' can not be imported: {error}") from error
     if not isinstance(task, Task):
-        raise UserError(f"task '{name}' is a {type(task).__name__}; it must be a sims.task.Task")
+        raise UserError(f"task '{name}' is a {type(task).__name__}; it must be a sims.core.task.Task")
     return task

@@ -21,12 +21,12 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.inspect import Inspector, Seen
 from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
 from hnet_vjepa.trainers.measure import Readout, fit_readout
-from sims.collect import record
-from sims.evaluate import columns, in_unit, length, shown_in
-from sims.protocol import Pair, make_pairs
-from sims.seeds import episode_seed
-from sims.statistics import Estimate, bootstrap_median, spearman
-from sims.task import Simulation, State, Task
+from sims.core.collect import record
+from sims.core.seeds import episode_seed
+from sims.core.task import Simulation, State, Task
+from sims.evaluation.evaluate import columns, in_unit, length, shown_in
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.statistics import Estimate, bootstrap_median, spearman
 
 FIRST_EPISODE = 2**23  # so that no episode starts where a pair starts
 FITTED = 0.75  # share of the episodes that the read-out is fitted on

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.specs import CameraSpec
-from sims.rendering import Backend, Camera, View, open_camera
-from sims.variation import Variation
+from sims.core.rendering import Backend, Camera, View, open_camera
+from sims.core.variation import Variation
 
 DIMMEST = 0.75  # share of the light that is gone at strength 1
 TURN, TILT = 20.0, 8.0  # degrees that the camera moves by at strength 1

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import Goal, ModelCard, Planner, PlanQuery
 from planner_service.client import PlanError, PlannerClient
-from sims.protocol import Pair
-from sims.seeds import generator
-from sims.task import Action, State, Task
+from sims.core.seeds import generator
+from sims.core.task import Action, State, Task
+from sims.evaluation.pairs import Pair
 
 
 @dataclass(frozen=True)

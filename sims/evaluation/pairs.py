@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import Goal, ImageGoal, LabelGoal, TextGoal
-from sims.language import goal_text, position_labels
-from sims.seeds import episode_seed, generator
-from sims.task import Simulation, State, Task, scatter, walk
+from sims.core.language import goal_text, position_labels
+from sims.core.seeds import episode_seed, generator
+from sims.core.task import Simulation, State, Task, scatter, walk
 
 Split = Literal["dev", "test"]  # tune on dev, report on test
 GoalKind = Literal["image", "text", "label"]
