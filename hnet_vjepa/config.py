@@ -280,7 +280,8 @@ class EncoderAdaptationConfig(PhaseConfig):
         if not (self.inverse or self.state_supervision):
             _refuse(
                 [
-                    "encoder_adaptation: inverse and state_supervision are both 0, so it would learn nothing; leave the section out"
+                    "encoder_adaptation: inverse and state_supervision are both 0, so it would learn nothing; "
+                    "leave the section out"
                 ]
             )
         return self
@@ -332,7 +333,8 @@ class PlanConfig(_Section):
     )
     decoded_state: Weight = Field(
         default=0.0,
-        description="weight of the distance in what encoder_adaptation.state_supervision told, in deviations of the recorded numbers",
+        description="weight of the distance between decoded states (encoder_adaptation.state_supervision), in standard "
+        "deviations of the recorded numbers",
     )
     temporal_consistency: Weight = Field(
         default=0.0,
@@ -401,7 +403,8 @@ class Config(_Section):
         if self.plan.subgoals and not self.model.world_model.macro_latent_dim:
             _refuse(
                 [
-                    f"plan.subgoals = {self.plan.subgoals}: needs macro dynamics, so set model.world_model.macro_latent_dim to 4"
+                    f"plan.subgoals = {self.plan.subgoals}: needs macro dynamics, "
+                    "so set model.world_model.macro_latent_dim to 4"
                 ]
             )
         return self
@@ -411,7 +414,8 @@ class Config(_Section):
         if self.plan.decoded_state and not self.learns_states:
             _refuse(
                 [
-                    f"plan.decoded_state = {self.plan.decoded_state}: the state is not supervised; set encoder_adaptation.state_supervision to 1"
+                    f"plan.decoded_state = {self.plan.decoded_state}: the state is not supervised; "
+                    "set encoder_adaptation.state_supervision to 1"
                 ]
             )
         return self

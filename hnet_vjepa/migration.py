@@ -1,11 +1,11 @@
 """What older files say, in the words of this version: names of fields, names of weights, and the order of inputs.
 
-Format 1 is every checkpoint before format 2. Format 2 renamed modules and configuration fields, and fixed the order in
-which the policy prior's first layer reads its inputs: ``[all of the state, all of its change, all of the goal, action]``.
-Format 1 had two orders with the same names and shapes. The older one read ``[state, change, goal]`` slot by slot; the
-newer one came together with the prior's whitening. Where a checkpoint of format 1 holds a whitening, or is whole and
-holds none, the order is known and the weights are put right. An exported one holds no whitening either way, so its order
-cannot be known, and it is refused.
+Format 2 renamed modules and configuration fields, and fixed the order in which the policy prior's first layer reads its
+inputs: ``[all of the state, all of its change, all of the goal, action]``. Format 1 had two orders with the same names
+and shapes: the older one read ``[state, change, goal]`` slot by slot; the newer one came together with the prior's
+whitening. A checkpoint of format 1 that holds a whitening has the newer order, one that is whole and holds none the
+older one, and its weights are put in order. An exported one holds no whitening either way; its order cannot be known,
+and it is refused.
 """
 
 from __future__ import annotations

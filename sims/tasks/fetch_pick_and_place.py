@@ -41,7 +41,7 @@ ACTION = ActionSpec(
 
 
 class FetchPickAndPlace(FetchCube):
-    """The running environment behind sims.core.task.Simulation; a seventh number of the state is the gripper's opening."""
+    """The running environment as a Simulation; a seventh number of the state is the gripper's opening."""
 
     def __init__(self) -> None:
         super().__init__(_make, VIEW, CAMERA)

@@ -51,7 +51,7 @@ NEAR, ALIGNED = 20.0, np.pi / 9
 
 
 class PushT:
-    """The environment behind sims.core.task.Simulation. The state: pusher x, y, block x, y, cosine and sine of its angle."""
+    """The environment as a Simulation. The state: pusher x, y, block x, y, cosine and sine of its angle."""
 
     def __init__(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""One Meta-World environment behind sims.core.task.Simulation: a Sawyer arm whose hand is moved in x, y and z above a table.
+"""One Meta-World environment as a Simulation: a Sawyer arm whose hand is moved in x, y and z above a table.
 
 The physics is Meta-World's, untouched: the hand is drawn by a spring towards a target that an action shifts, so a hand
 that is held back builds up force until the target comes back. Time limits and random resets are left out. The picture

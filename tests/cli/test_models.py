@@ -1,0 +1,193 @@
+"""Models that come along: --model, hnet models, hnet export, and their cards."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli.main
+from benchmarks import cards
+from cli import models
+from hnet_vjepa import zoo
+from hnet_vjepa.checkpoint import Manifest, load_checkpoint, read_manifest, save_checkpoint
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.export import export
+from sims.core.registry import TASKS
+from sims.evaluation.statistics import wilson
+from tests.cli.test_errors import refused
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo with one model, 'square', that was trained for the task 'square'."""
+    whole = load_checkpoint(toy_run / "action")
+    phases = tuple(record.model_copy(update={"data": "square"}) for record in whole.manifest.phases)
+    save_checkpoint(tmp_path / "whole", whole.model, whole.manifest.model_copy(update={"phases": phases}))
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    export(tmp_path / "whole", tmp_path / "zoo" / "square")
+    return tmp_path / "zoo" / "square"
+
+
+def results(weights: str, **more: Any) -> dict[str, Any]:
+    """What benchmarks/results/sims.json would say of it."""
+    shares = {"random": 3, "planner": 80, "scripted": 99}
+    rates = {name: asdict(wilson(count, 100)) for name, count in shares.items()}
+    summary = {name: {"success": {"5 cm": {"ever": r, "end": r, "held": r}}} for name, r in rates.items()}
+    metrics = {
+        "success_end": 0.8,
+        "success_ever": 0.8,
+        "random_success_end": 0.03,
+        "ceiling_success_end": 0.99,
+        "ci95": [0.71, 0.87],
+        "episodes": 100,
+    }
+    row = {
+        "command": "python -m benchmarks.sims square",
+        "date": "2026-01-02",
+        "commit": "0123",
+        "machine": {"cpu": "a CPU", "cores": 2},
+        "weights": weights,
+        "steps": 15,
+        "summary": {"image": summary, "d25": summary},
+        **more,
+    }
+    return {"metrics": {"square": metrics}, "rows": {"square": row}}
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(cli.main.app, list(words))
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_names_and_paths(folder: Path) -> None:
+    (folder.parent / "__pycache__").mkdir()
+    assert zoo.names() == ["square"] and zoo.path("square") == folder
+    with pytest.raises(UserError, match="unknown model 'squares'; choose one of: square"):
+        zoo.path("squares")
+
+
+def test_one_of_checkpoint_and_model_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("serve", "evaluate", "diagnose"):
+        message = refused(command)
+        assert "--checkpoint" in message and "--model" in message and "choose from: square" in message
+        assert "give --checkpoint or --model, not both" in refused(command, "--checkpoint", "x", "--model", "square")
+        assert "unknown model 'round'; choose one of: square" in refused(command, "--model", "round")
+    assert "only one of --url" in refused("evaluate", "--url", "http://x", "--model", "square")
+    monkeypatch.setattr(zoo, "FOLDER", folder / "nothing")
+    assert "here none did" in refused("serve")
+    assert "there is no model 'square': none came along" in refused("serve", "--model", "square")
+
+
+def test_the_task_is_the_one_it_was_trained_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("evaluate", "diagnose"):
+        assert "was trained on 'square', which is none of the simulated robots; give --task" in refused(
+            command, "--model", "square"
+        )
+        monkeypatch.setitem(TASKS, "square", replace(TASKS["two-room"], name="square"))
+        says = "32 x 32 pictures; square gives 64 x 64"
+        assert says in refused(command, "--model", "square", "--out", str(folder.parent.parent / "out"))
+        assert "fetch-reach gives 64 x 64" in refused(command, "--model", "square", "--task", "fetch-reach")
+        monkeypatch.delitem(TASKS, "square")
+    monkeypatch.setitem(TASKS, "square", TASKS["two-room"])
+    assert models.trained_task(folder) == "square"
+
+
+def test_evaluation_calls_it_by_its_name(folder: Path, toy_store: Path, tmp_path: Path) -> None:
+    """Where the package is installed is nobody's business; and scoring recordings takes a model too."""
+    out = run("evaluate", "--model", "square", "--data", str(toy_store), "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "table.txt").read_text() == out
+
+
+def test_models_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = " ".join(run("models").split())
+    assert listed.startswith("square task: square phases: pretrain, language, probe, action size: ")
+    assert "reached: not measured" in listed
+    (folder / "results.json").write_text(json.dumps(results("")["metrics"]["square"]))
+    (folder / "CARD.md").touch()
+    listed = " ".join(run("models").split())
+    assert "80% at the end of 100 episodes (95 % interval 71% to 87%); random actions 3%, ceiling 99%" in listed
+    assert f"card: {folder / 'CARD.md'}" in listed
+    monkeypatch.setattr(zoo, "FOLDER", folder / "nothing")
+    assert run("models") == "no models came along with this installation\n"
+
+
+def test_export_command(toy_run: Path, tmp_path: Path) -> None:
+    out = run("export", str(toy_run / "action"), str(tmp_path / "small"))
+    assert out.startswith(f"{tmp_path / 'small'}: ") and out.endswith("left out: target, predictor, dechunker\n")
+    assert read_manifest(tmp_path / "small").left_out
+    assert "is not a checkpoint" in refused("export", str(tmp_path), str(tmp_path / "x"))
+    assert "training can go on from" in refused("export", str(toy_run / "action"), str(toy_run / "action"))
+
+
+def test_a_card_says_how_it_came_about_and_what_it_reaches(folder: Path) -> None:
+    model = cards.read_model("square")
+    card = cards.render_card(model, results(model.manifest.exported_from))
+    for said in (
+        "# square\n",
+        "`hnet serve --model square`",
+        "square: seed 0;",
+        "pretrain (4 steps, ",
+        "`python -m benchmarks.sims square`",
+        f"`{model.manifest.fingerprint}`",
+        f"{model.parameters:,} parameters",
+        "target, predictor, dechunker: it plans without",
+        "| image | 5 cm | 3 % (1–8) | 80 % (71–87) | 80 % (71–87) | 99 % (95–100) |",
+        "| image, 25 steps away | 5 cm | 3 % (1–8) |",
+        "Measured by `python -m benchmarks.sims square` on 2026-01-02 (a CPU, 2 cores; commit 0123).",
+        "open-loop error, 1 step",
+    ):
+        assert said in card, said
+    assert "Where it fails" not in card and "licence" not in card
+    known = replace(model, description="a square that slides", licence="MIT")
+    card = cards.render_card(known, results(model.manifest.fingerprint, diagnosis="It overshoots."))
+    assert card.endswith("## Where it fails\n\nIt overshoots.\n")
+    assert "| licence of the simulator | MIT |" in card and "`square`: a square that slides" in card
+
+
+def test_a_card_does_not_borrow_the_results_of_other_weights(folder: Path) -> None:
+    model = cards.read_model("square")
+    for other in ({}, results("0123"), {"metrics": {}, "rows": {}}):
+        assert "Not measured with these weights." in cards.render_card(model, other)
+
+
+def test_cards_are_written_and_checked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "RESULTS", tmp_path)
+    monkeypatch.setattr(cards, "read_result", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
+    (tmp_path / "sims.json").write_text(json.dumps(results(read_manifest(folder).exported_from)))
+    monkeypatch.setattr(sys, "argv", ["cards", "--check"])
+    with pytest.raises(SystemExit, match=r"stale: square/CARD.md, square/results.json; run python -m benchmarks.cards"):
+        cards.main()
+    monkeypatch.setattr(sys, "argv", ["cards"])
+    cards.main()
+    assert cards.stale() == {}
+    assert "80%" in run("models")
+    (folder / "CARD.md").write_text("by hand")
+    assert list(cards.stale()) == [folder / "CARD.md"]
+
+
+def test_committed_cards_say_what_the_results_say() -> None:
+    assert not cards.stale(), "run python -m benchmarks.cards"
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_what_came_along_can_plan(name: str) -> None:
+    checkpoint = load_checkpoint(zoo.path(name))
+    assert isinstance(checkpoint.manifest, Manifest) and checkpoint.manifest.left_out
+    assert models.trained_task(zoo.path(name)) in TASKS
+
+
+def test_a_wheel_holds_them(folder: Path) -> None:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    (folder / "CARD.md").touch()
+    within = {file for pattern in described["hnet_vjepa"] for file in folder.parent.parent.glob(pattern)}
+    assert set(folder.iterdir()) <= within
