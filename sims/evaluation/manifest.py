@@ -24,7 +24,7 @@ from sims.evaluation.evaluate import criteria_of, play
 from sims.evaluation.pairs import GoalKind, Pair, Split, make_pairs
 from sims.evaluation.policies import Policy, RandomPolicy, ScriptedPolicy
 
-FOLDER = Path(__file__).parent / "manifests"
+FOLDER = Path(__file__).parent.parent / "manifests"
 COUNTS: dict[Split, int] = {"dev": 100, "test": 300}
 SEED = 0
 TOLERANCE = 1e-3  # in every number of a state; the same physics on another machine stays far below

@@ -44,7 +44,7 @@ def test_states_are_the_planner_s_own(inspector: Inspector, frames: np.ndarray) 
     seen = inspector.last(clip[None])
     np.testing.assert_allclose(seen.states[0].numpy(), plan.state, atol=1e-5)
     goal = inspector.last(GOAL[None, None])
-    np.testing.assert_array_equal(goal.states, goal.before)  # a single picture is at rest
+    np.testing.assert_array_equal(goal.states, goal.prev_state)  # a single picture is at rest
     assert inspector.energy(seen, goal)[0] == pytest.approx(plan.energy_now, rel=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_an_episode_is_the_same_in_pieces(
 ) -> None:
     whole = inspector.episode(frames, episode.actions)
     assert len(whole) == len(frames) and whole.features().shape == (len(frames), 4 * 8)
-    np.testing.assert_array_equal(whole.before[1:], whole.states[:-1])
+    np.testing.assert_array_equal(whole.prev_state[1:], whole.states[:-1])
     spec = inspector.planner.card.action
     assert spec.mean is not None and spec.std is not None
     np.testing.assert_allclose(whole.prev_action[1:].numpy() * spec.std + spec.mean, episode.actions[:, :2], atol=1e-5)
