@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hnet_vjepa.planning.interface import TextGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.language import OPPOSITES, opposite
 from sims.core.task import Simulation, Task
 from sims.evaluation.evaluate import play

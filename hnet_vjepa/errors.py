@@ -15,3 +15,11 @@ def one_of(what: str, given: object, allowed: object) -> UserError:
     """Build the error for a choice that does not exist: ``unknown task 'x'; choose one of: a, b``."""
     names = ", ".join(str(name) for name in allowed) if isinstance(allowed, list | tuple | set | dict) else str(allowed)
     return UserError(f"unknown {what} '{given}'; choose one of: {names}")
+
+
+class FieldError(UserError):
+    """A UserError about one field of what the user gave: ``goal.labels.1: unknown label 'up'; choose one of: left``."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field, self.detail = field, detail

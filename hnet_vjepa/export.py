@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.checkpoint import FOLDED, GOAL_BANK_FILE, OOD_FILE, load_checkpoint, read_manifest, save_checkpoint
-from hnet_vjepa.config import PhaseName
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.goals.factory import unneeded_modules
 
 TRAINING_ONLY = ("target", "predictor", "dechunker")
-HEADS: dict[PhaseName, tuple[str, ...]] = {"language": ("text", "projector"), "probe": ("probe",)}
 FILES = ("weights.safetensors", OOD_FILE, GOAL_BANK_FILE, "config.json", "robot.json", "manifest.json")
 BESIDE = ("CARD.md", "results.json")  # what ``python -m benchmarks.cards`` writes beside an exported checkpoint
 # Rounding to 11 bits changes a tensor by about 0.0003 of its length; more means numbers too small or large for it.
@@ -42,7 +41,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     left_out = (
         *TRAINING_ONLY,
         *state_decoder,
-        *(m for phase, heads in HEADS.items() if phase not in trained for m in heads),
+        *unneeded_modules(trained),
     )
     origin = loaded.manifest.exported_from or loaded.fingerprint
     manifest = loaded.manifest.model_copy(update={"left_out": left_out, "exported_from": origin})

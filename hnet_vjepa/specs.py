@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hnet_vjepa.errors import UserError
+from hnet_vjepa.errors import FieldError, UserError
 
 CARTESIAN_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CARTESIAN_UNITS = ("m", "m", "m", "rad", "rad", "rad", "fraction")
@@ -109,14 +109,14 @@ class ActionSpec(BaseModel):
             with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
                 array = np.asarray(actions, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: an action is not a row of {self.dim} numbers ({error})") from error
+            raise FieldError(where, f"an action is not a row of {self.dim} numbers ({error})") from error
         if array.ndim == 0 or array.shape[-1] != self.dim:
             size = 0 if array.ndim == 0 else array.shape[-1]
-            raise UserError(
-                f"{where}: an action has {size} numbers; this robot takes {self.dim} ({', '.join(self.names)})"
+            raise FieldError(
+                where, f"an action has {size} numbers; this robot takes {self.dim} ({', '.join(self.names)})"
             )
         if not np.isfinite(array).all():
-            raise UserError(f"{where}: an action holds NaN or infinity; every number must be finite")
+            raise FieldError(where, "an action holds NaN or infinity; every number must be finite")
         return array
 
 
@@ -133,9 +133,10 @@ class CameraSpec(BaseModel):
     def check(self, frames: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
         """Return ``frames`` (... x H x W x 3, uint8), or raise UserError naming the shape that is expected."""
         if frames.dtype != np.uint8 or frames.shape[-3:] != (self.height, self.width, 3):
-            raise UserError(
-                f"{where}: image of shape {tuple(frames.shape[-3:])} and type {frames.dtype}; "
-                f"this camera gives {self.height} x {self.width} x 3 of type uint8"
+            raise FieldError(
+                where,
+                f"image of shape {tuple(frames.shape[-3:])} and type {frames.dtype}; "
+                f"this camera gives {self.height} x {self.width} x 3 of type uint8",
             )
         return frames
 

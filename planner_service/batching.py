@@ -15,7 +15,8 @@ from enum import StrEnum
 import numpy as np
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery, PlanResult, goal_kind
+from hnet_vjepa.planning.goals.factory import goal_group
+from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery, PlanResult
 from planner_service.problems import ProblemError, unavailable
 from planner_service.queries import warm_up_query
 
@@ -58,7 +59,7 @@ def may_share(first: PlanQuery, other: PlanQuery, now: float) -> bool:
     """
     if first.search != other.search or first.cost != other.cost or first.frames.shape != other.frames.shape:
         return False
-    if goal_kind(first.goal) != goal_kind(other.goal):
+    if goal_group(first.goal) != goal_group(other.goal):
         return False
     if first.deadline is None or other.deadline is None:
         return first.deadline is other.deadline

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnet_vjepa.planning.interface import LARGEST, Picture
+from hnet_vjepa.errors import FieldError
+from hnet_vjepa.planning.goals.checks import LARGEST
+from hnet_vjepa.planning.goals.combined import AllGoals
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.region import Region
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
+from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import Picture
 from planner_service.images import MAX_IMAGE_CHARS, encode_image
 
 MAX_FRAMES = 64
@@ -49,6 +58,23 @@ SlotWeights = Annotated[
 ]
 
 
+Decode = Callable[[str, str], NDArray[np.uint8]]
+"""Image text and the name of its field -> H x W x 3 pixels."""
+
+
+def to_float32(rows: list[list[float]], where: str) -> NDArray[np.float32]:
+    """Rows of equal length as an array. Raises FieldError for numbers that JSON can write and float32 can not hold."""
+    with np.errstate(over="ignore"):  # 1e300 becomes infinity, which is refused below
+        array = np.asarray(rows, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise FieldError(where, "holds a number that does not fit 32-bit floating point")
+    return array
+
+
+def _weights(weights: list[float] | None) -> tuple[float, ...] | None:
+    return None if weights is None else tuple(weights)
+
+
 # JSON is read as it is written: no text for numbers, no unknown fields.
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -63,6 +89,10 @@ class RegionBody(BaseModel):
     x1: int = Field(ge=1)
     y1: int = Field(ge=1)
 
+    def region(self) -> Region:
+        """The region of a goal."""
+        return Region(self.x0, self.y0, self.x1, self.y1)
+
 
 class ImageGoalBody(BaseModel):
     """Reach the state that a picture from the robot's own camera shows, all of it or a part."""
@@ -76,6 +106,11 @@ class ImageGoalBody(BaseModel):
     )
     slot_weights: SlotWeights | None = None
 
+    def goal(self, where: str, decode: Decode) -> ImageGoal:
+        """The goal; ``decode`` makes pixels of its picture."""
+        region = None if self.region is None else self.region.region()
+        return ImageGoal(decode(self.image, f"{where}.image"), region, _weights(self.slot_weights))
+
 
 class TextGoalBody(BaseModel):
     """Reach a state of which a sentence is true."""
@@ -85,6 +120,10 @@ class TextGoalBody(BaseModel):
     kind: Literal["text"]
     text: str = Field(min_length=1, max_length=1000, examples=["move the gripper to the far left corner"])
 
+    def goal(self, where: str, decode: Decode) -> TextGoal:
+        """The goal."""
+        return TextGoal(self.text)
+
 
 class LabelGoalBody(BaseModel):
     """Reach a state in which all labels hold. GET /v1/model lists the labels."""
@@ -93,6 +132,10 @@ class LabelGoalBody(BaseModel):
 
     kind: Literal["label"]
     labels: Labels
+
+    def goal(self, where: str, decode: Decode) -> LabelGoal:
+        """The goal."""
+        return LabelGoal(tuple(self.labels))
 
 
 class LatentGoalBody(BaseModel):
@@ -105,6 +148,12 @@ class LatentGoalBody(BaseModel):
         min_length=1, max_length=MAX_SLOTS, description="Slots x width numbers (`state_shape` in GET /v1/model)."
     )
     slot_weights: SlotWeights | None = None
+
+    def goal(self, where: str, decode: Decode) -> LatentGoal:
+        """The goal. Raises FieldError when the rows differ in length or a number is too large."""
+        if len({len(row) for row in self.state}) > 1:
+            raise FieldError(f"{where}.state", "the rows differ in length; every slot has equally many numbers")
+        return LatentGoal(to_float32(self.state, f"{where}.state"), _weights(self.slot_weights))
 
 
 SingleGoalBody = Annotated[
@@ -126,6 +175,11 @@ class AllGoalsBody(BaseModel):
         max_length=MAX_GOALS,
         description="One for each goal, by default 1. Energies of different kinds of goals are on different scales.",
     )
+
+    def goal(self, where: str, decode: Decode) -> AllGoals:
+        """The goals as one."""
+        goals = tuple(one.goal(f"{where}.goals.{i}", decode) for i, one in enumerate(self.goals))
+        return AllGoals(goals, _weights(self.weights))
 
 
 GoalBody = Annotated[

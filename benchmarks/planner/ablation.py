@@ -20,7 +20,8 @@ from benchmarks.planner.instrumented import Watched, as_asked, threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.data.batch import normalise_frames
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from sims.core.task import Task
 from sims.evaluation.evaluate import EvaluationResult, evaluate, summary

@@ -16,8 +16,7 @@ from benchmarks.planner.ablation import SHIPPED, compared
 from benchmarks.planner.instrumented import Watched, summarise, threads
 from benchmarks.planner.searches import BACKWARD, gradients, icem, mppi, random_shooting
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.planning.cem import Allow, Found, SamplePrior, Score, Search, box, search_actions
+from hnet_vjepa.planning.cem import Found, Search, SearchProblem, search_actions
 from hnet_vjepa.planning.interface import PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from sims.core.task import Simulation, Task
@@ -46,26 +45,15 @@ class Counted:
     steps: int = 0
     plans: int = 0
 
-    def __call__(
-        self,
-        score: Score,
-        start: Tensor,
-        search: SearchSettings,
-        seeds: Sequence[int],
-        plan: PlanConfig,
-        std: Tensor,
-        deadline: float | None = None,
-        allow: Allow = box,
-        sample_prior: SamplePrior | None = None,
-    ) -> Found:
+    def __call__(self, problem: SearchProblem) -> Found:
         """See Search."""
 
         def counted(actions: Tensor) -> Tensor:
             self.steps += actions.shape[:3].numel() * (BACKWARD if actions.requires_grad else 1)
-            return score(actions)
+            return problem.score(actions)
 
-        self.plans += len(start)
-        return self.search(counted, start, search, seeds, plan, std, deadline, allow, sample_prior)
+        self.plans += len(problem.start)
+        return self.search(replace(problem, score=counted))
 
 
 class DifferentiablePlanner(WorldModelPlanner):

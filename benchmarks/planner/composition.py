@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.part import Part
 from benchmarks.planner.instrumented import Watched, as_asked, threads
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import Cost, ImageGoal, Planner, PlanQuery, Region, SearchSettings
+from hnet_vjepa.planning.goals.region import Region
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import Cost, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from sims.core.task import Simulation, State, Task
 from sims.evaluation.evaluate import MethodResult, play

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hnet_vjepa.planning.interface import ImageGoal, ModelCard, Planner, PlanQuery, PlanResult
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery, PlanResult
 from sims.core.task import Simulation, Task
 from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair

@@ -15,7 +15,8 @@ import torch
 from benchmarks.part import Part
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import ImageGoal, Planner, PlanQuery, SearchSettings
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 
 MARKS = (1_000, 10_000)  # plans

@@ -13,7 +13,8 @@ from benchmarks.part import Part
 from benchmarks.planner.instrumented import threads
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import ImageGoal, Planner, PlanQuery, SearchSettings
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from sims.core.registry import get_task
 from sims.core.task import Task
@@ -69,9 +70,9 @@ def called_strange(planner: Planner, pictures: Pictures, frame: NDArray[np.uint8
     flags = []
     for picture in pictures:
         [plan] = planner.plan([PlanQuery(frame[None], ImageGoal(picture), search=CHEAP)])
-        if plan.unfamiliar is None:
+        if plan.ood is None:
             raise UserError(f"{planner.card.name} does not say which pictures are familiar; train it again")
-        flags.append("goal" in plan.unfamiliar)
+        flags.append("goal" in plan.ood)
     return flags
 
 

@@ -28,7 +28,7 @@ from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.data.batch import ClipSampler, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.sigreg import sigreg_loss
-from hnet_vjepa.planning.interface import ImageGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.specs import ActionSpec
 from hnet_vjepa.utils.runtime import choose_precision

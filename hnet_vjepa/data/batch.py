@@ -39,7 +39,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        move = {name: getattr(self, name).to(device) for name in ("video", "hindsight_goal", "actions", "labels", "states")}
+        move = {
+            name: getattr(self, name).to(device) for name in ("video", "hindsight_goal", "actions", "labels", "states")
+        }
         return Batch(captions=self.captions, keys=self.keys, **move)
 
 

@@ -20,7 +20,7 @@ def macro_dynamics_loss(
     States B x S x d, K steps apart. ``keys``: one per row; a row's noise depends on its own key alone.
     """
     mean, log_std = macro_dynamics.encode(state, next_state)
-    draws = [torch.randn(macro_dynamics.latent, generator=torch.Generator().manual_seed(key)) for key in keys]
+    draws = [torch.randn(macro_dynamics.latent_dim, generator=torch.Generator().manual_seed(key)) for key in keys]
     latent = mean + log_std.exp() * torch.stack(draws).to(mean)
     error = (macro_dynamics(state, latent) - next_state).square().mean()
     return error + PRIOR * kl(mean, log_std).mean()

@@ -1,41 +1,41 @@
-"""A coarse world model: several control steps at once, of whatever a robot may do in them."""
+"""Macro dynamics: the state several control steps ahead, given a latent of what is done in between."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-LOG_STD = (-4.0, 1.0)  # of codes, whose prior has deviation 1
+LOG_STD = (-4.0, 1.0)  # of latents, whose prior has standard deviation 1
 
 
 class MacroDynamics(nn.Module):
-    """The state K control steps later, given the state now and a code of what happens in between.
+    """A conditional variational autoencoder (Sohn et al. 2015) of the state K control steps later.
 
-    The code is small and, as a conditional variational autoencoder makes it (Sohn et al. 2015), about normally
-    distributed: what is drawn from N(0, 1) is what recorded episodes did from here, so a search over codes looks at
-    ways that exist. A code stands for K actions, and a sequence of few of them leads far.
+    The macro latent describes what happens in between. Its prior is N(0, 1): samples of it are what recorded episodes
+    did from here, so a search over latents stays among feasible motions. A latent stands for K actions, so that few of
+    them lead far.
     """
 
-    def __init__(self, state_dim: int, slots: int, latent: int, width: int = 192) -> None:
+    def __init__(self, state_dim: int, slots: int, latent_dim: int, width: int = 192) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent_dim = latent_dim
         size = slots * state_dim
-        self.read = _mlp(2 * size, width, 2 * latent)
-        self.change = _mlp(size + latent, width, size)
+        self.read = _mlp(2 * size, width, 2 * latent_dim)
+        self.change = _mlp(size + latent_dim, width, size)
 
     def encode(self, state: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
-        """What happened between two states ... x S x d, K steps apart: mean and log deviation of its code, ... x C."""
+        """Posterior of the latent between two states ... x S x d, K steps apart: mean and log std, ... x C."""
         mean, log_std = self.read(torch.cat([state, next_state - state], -1).flatten(-2)).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
     def forward(self, state: Tensor, latent: Tensor) -> Tensor:
-        """States ... x S x d and codes ... x C -> states K steps later, ... x S x d."""
+        """States ... x S x d and latents ... x C -> states K steps later, ... x S x d."""
         changed: Tensor = state + self.change(torch.cat([state.flatten(-2), latent], -1)).view_as(state)
         return changed
 
 
 def macro_rollout(macro_dynamics: MacroDynamics, state: Tensor, latents: Tensor) -> Tensor:
-    """States B x S x d and codes B x J x C -> the states after each coarse step, B x J x S x d."""
+    """States B x S x d and latents B x J x C -> the states after each macro step, B x J x S x d."""
     states = []
     for latent in latents.unbind(1):
         state = macro_dynamics(state, latent)

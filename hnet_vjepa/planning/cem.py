@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.interface import SearchSettings
 
 Score = Callable[[Tensor], Tensor]
 """Action sequences B x N x H x A in -1..1 -> energies after every action, B x N x H."""
 
 Allow = Callable[[Tensor], Tensor]
-"""Action sequences B x N x H x A -> the nearest that can be done, in -1..1."""
+"""Action sequences B x N x H x A -> the nearest that the robot may be commanded, in -1..1."""
 
 SamplePrior = Callable[[Tensor], Tensor]
-"""White noise B x P x H x A -> action sequences that are worth a try, B x P x H x A."""
+"""White noise B x P x H x A -> action sequences sampled from the policy prior, B x P x H x A."""
 
 
 PIECES = (16, 64)  # least and most candidates that are scored at once when there is a deadline to look at between
@@ -41,37 +40,44 @@ class Found:
     iterations: tuple[int, ...]  # B, rounds until it was found: fewer than asked when time was up or the mean settled
 
 
-class Search(Protocol):
-    """A way to find action sequences of low summed energy: ``search_actions``, or what is compared with it."""
-
-    def __call__(
-        self,
-        score: Score,
-        start: Tensor,
-        search: SearchSettings,
-        seeds: Sequence[int],
-        plan: PlanConfig,
-        std: Tensor,
-        deadline: float | None = None,
-        allow: Allow = ...,
-        sample_prior: SamplePrior | None = None,
-    ) -> Found:
-        """See ``search_actions``."""
-        ...
-
-
-def check_search(search: SearchSettings) -> None:
-    """Raise UserError when the settings make no sense, naming the field."""
-    for name in ("candidates", "iterations", "horizon", "elites"):
-        if getattr(search, name) < 1:
-            raise UserError(f"search.{name} = {getattr(search, name)}; it must be at least 1")
-    if search.elites > search.candidates:
-        raise UserError(f"search.elites = {search.elites} exceeds search.candidates = {search.candidates}")
-
-
 def box(actions: Tensor) -> Tensor:
-    """The bounds alone."""
+    """Clip to the bounds alone."""
     return actions.clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """B searches that run side by side for action sequences of low summed energy.
+
+    Attributes:
+        score: what is minimised.
+        start: B x H x A, the first mean (the previous plan moved on by one step, or holding still).
+        std: B, standard deviation of the first iteration.
+        seeds: one per query; a query's noise depends on its own seed alone.
+        settings: candidates, iterations and elites.
+        plan: how the noise is shaped and how fast the search converges.
+        deadline: ``time.monotonic()`` after which no further iteration begins. The first always runs.
+        allow: projects candidates on what the robot may be commanded; the projected ones are scored.
+        sample_prior: gives further candidates for the first iteration, from white noise.
+    """
+
+    score: Score
+    start: Tensor
+    std: Tensor
+    seeds: Sequence[int]
+    settings: SearchSettings
+    plan: PlanConfig
+    deadline: float | None = None
+    allow: Allow = box
+    sample_prior: SamplePrior | None = None
+
+
+class Search(Protocol):
+    """A search method: ``search_actions``, or one that it is compared with."""
+
+    def __call__(self, problem: SearchProblem) -> Found:
+        """Solve the problem as far as its settings and deadline allow."""
+        ...
 
 
 @lru_cache(maxsize=32)
@@ -86,33 +92,15 @@ def noise_shape(horizon: int, colour: float) -> Tensor:
     return torch.from_numpy(np.linalg.cholesky(covariance)).float()
 
 
-def search_actions(
-    score: Score,
-    start: Tensor,
-    search: SearchSettings,
-    seeds: Sequence[int],
-    plan: PlanConfig,
-    std: Tensor,
-    deadline: float | None = None,
-    allow: Allow = box,
-    sample_prior: SamplePrior | None = None,
-) -> Found:
-    """Find action sequences of low summed energy.
-
-    Args:
-        start: B x H x A, the first mean (the previous plan moved on by one step, or holding still).
-        seeds: one per query; a query's noise depends on its own seed alone.
-        plan: how the noise is shaped and how fast the search closes in.
-        std: B, deviation of the first iteration.
-        deadline: ``time.monotonic()`` after which no further iteration begins. The first always runs.
-        allow: makes of candidates what the robot can be told; what is scored is what can be done.
-        propose: gives further candidates for the first iteration, from white noise.
-    """
+def search_actions(problem: SearchProblem) -> Found:
+    """Find action sequences of low summed energy by the cross-entropy method."""
+    start, search, plan, deadline = problem.start, problem.settings, problem.plan, problem.deadline
+    sample_prior = problem.sample_prior
     batch, horizon, dims = start.shape
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in problem.seeds]
     draw = lambda count: torch.stack([torch.randn(count, horizon, dims, generator=g) for g in generators])  # noqa: E731
     shape = noise_shape(horizon, plan.noise_colour)
-    mean, spread = start, std[:, None, None].expand_as(start)
+    mean, spread = start, problem.std[:, None, None].expand_as(start)
     rows, settled = torch.arange(batch)[:, None], torch.zeros(batch, dtype=torch.bool)
     kept = kept_energies = None
     iterations, spent, begun = torch.zeros(batch, dtype=torch.long), 0.0, time.monotonic()
@@ -127,8 +115,8 @@ def search_actions(
             candidates.append(sample_prior(draw(proposed)))
         noise = (shape @ draw(search.candidates - 1 - proposed)).to(start)
         candidates.append(mean[:, None] + spread[:, None] * noise)
-        allowed = allow(torch.cat(candidates, 1))  # B x N x H x A
-        energies = _in_time(score, allowed, search.elites, deadline)  # B x N x H
+        allowed = problem.allow(torch.cat(candidates, 1))  # B x N x H x A
+        energies = _in_time(problem.score, allowed, search.elites, deadline)  # B x N x H
         allowed = allowed[:, : energies.shape[1]]
         if kept is not None and kept_energies is not None:
             stay = min(plan.kept, search.elites)

@@ -1,6 +1,6 @@
 """What a plan costs: terms that are added up, each a cost of every imagined step.
 
-The search minimises their sum over the steps. What a goal costs is one of the terms (planning.objectives).
+The search minimises their sum over the steps. The energy of the goal is one of the terms (planning.goals).
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnet_vjepa.planning.objectives import Objective, label_logits
+from hnet_vjepa.planning.goals.base import Objective
+from hnet_vjepa.planning.goals.label import label_logits
+from hnet_vjepa.planning.interface import Cost
+
+LONGEST_STEP = 1.5  # control steps that one action may seem to take; the temporal distance learns 1 between frames
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class ImaginedRollout:
     actions: Tensor  # B x N x H x A, in -1..1
 
     def starts(self, state: Tensor, prev_state: Tensor) -> tuple[Tensor, Tensor]:
-        """What every action starts from, given the present state and the one before it (B x S x d).
+        """The state that every action starts from and the one before it, both B x N x H x S x d.
 
-        State and the one before it, both B x N x H x S x d.
+        ``state`` and ``prev_state`` are the present ones, B x S x d.
         """
         now, earlier = (x[:, None, None].expand_as(self.states[:, :, :1]) for x in (state, prev_state))
         here = torch.cat([now, self.states[:, :, :-1]], 2)
@@ -35,7 +39,7 @@ class ImaginedRollout:
 
 
 class Term(Protocol):
-    """One of the things that cost."""
+    """One of the terms of a plan's cost."""
 
     def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """Costs B x N x H, of which the sum over the steps counts."""
@@ -44,7 +48,7 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class GoalTerm:
-    """The energy of every state."""
+    """The energy of every imagined state."""
 
     objective: Objective
 
@@ -69,28 +73,28 @@ class ClosestTerm:
 
 @dataclass(frozen=True)
 class StepWeightedTerm:
-    """The energy of every state, of which later ones count more: ``(h / H)^late`` times that after h of H actions.
+    """The energy of every state, weighted by ``(h / H)^exponent`` after h of H actions.
 
-    Where all states count the same, a way that begins by going around something pays for its beginning; where the last
-    alone counts, nothing says that the goal should be reached soon.
+    With exponent 0 all states count the same, and a plan that must first go around something pays for its beginning;
+    with a large one the last state alone counts, and nothing asks to reach the goal soon.
     """
 
     goal: GoalTerm
-    step_weight_exponent: float
+    exponent: float
 
     def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
-        return step_weights(imagined.actions.shape[2], self.step_weight_exponent) * self.goal(imagined)
+        return step_weights(imagined.actions.shape[2], self.exponent) * self.goal(imagined)
 
 
-def step_weights(horizon: int, step_weight_exponent: float) -> Tensor:
-    """How much the energy after each of H actions counts: H, the last 1."""
-    return (torch.arange(1.0, horizon + 1) / horizon) ** step_weight_exponent
+def step_weights(horizon: int, exponent: float) -> Tensor:
+    """Weights of the energies after each of H actions: H, the last 1."""
+    return (torch.arange(1.0, horizon + 1) / horizon) ** exponent
 
 
 @dataclass(frozen=True)
 class ControlTerm:
-    """The squared size of what an action changes."""
+    """The squared difference of actions from holding still."""
 
     weight: float
     hold: Tensor  # B x A in -1..1, the action that changes nothing
@@ -102,60 +106,66 @@ class ControlTerm:
 
 @dataclass(frozen=True)
 class BehaviourPriorTerm:
-    """How far each action lies from what recorded episodes did there on the way to such a goal.
+    """Distance of actions from what recorded episodes did there on the way to such a goal.
 
-    ``weight / A sum_a ((u_a - mean_a) / std_a)^2`` with the learnt proposal's mean and deviation, asked at every
-    imagined state: but for a constant, what the action's log likelihood lacks (planning as inference with a learnt
-    prior). Where the energy does not see that an object must be moved first, this does.
+    ``weight / A sum_a ((u_a - mean_a) / std_a)^2`` with the policy prior's mean and standard deviation at every
+    imagined state: up to a constant, the negative log likelihood of the action (planning as inference with a learnt
+    prior). It helps where the energy does not show that an object must be moved first.
     """
 
     weight: float
     policy_prior: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    normalise: Callable[[Tensor], Tensor]  # actions in -1..1 to the model's
+    to_model: Callable[[Tensor], Tensor]  # actions in -1..1 to the model's units
     state: Tensor  # B x S x d, now
     prev_state: Tensor  # B x S x d, one step before
-    prev_action: Tensor  # B x A, the last action, the model's
+    prev_action: Tensor  # B x A, between the two, the model's units
     goal: Tensor  # B x S x d
 
     def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
         here, earlier = imagined.starts(self.state, self.prev_state)
-        actions = self.normalise(imagined.actions)  # B x N x H x A
+        actions = self.to_model(imagined.actions)  # B x N x H x A
         last = torch.cat([self.prev_action[:, None, None].expand_as(actions[:, :, :1]), actions[:, :, :-1]], 2)
         mean, log_std = self.policy_prior(here, earlier, last, self.goal[:, None, None].expand_as(here))
         return self.weight * ((actions - mean) * (-log_std).exp()).square().mean(-1)
 
 
-LONGEST = 1.5  # control steps that an action may seem to take: the temporal distance is learnt to be 1 between frames
-
-
 @dataclass(frozen=True)
 class TemporalConsistencyTerm:
-    """What imagination skips: from the first leap on, every step costs what no action can do.
+    """Cost of imagined steps that are longer than one action can be.
 
-    ``weight sum_{j <= h} max(0, d(s_j-1, s_j) - 1.5)`` with the temporal distance d. Where two states look alike that
-    are far apart in time, the dynamics may take one for the other, and a search finds every such place.
+    ``weight sum_{j <= h} max(0, d(s_j-1, s_j) - 1.5)`` with the temporal distance d: from the first such step on, every
+    step costs. Where two states look alike that are far apart in time, the dynamics may take one for the other, and a
+    search exploits it.
     """
 
     weight: float
-    embed: Callable[[Tensor], Tensor]  # states ... x S x d to where distances are steps, ... x E
+    embed: Callable[[Tensor], Tensor]  # states ... x S x d to ... x E, where distances are control steps
     state: Tensor  # B x S x d, now
 
     def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
         there = self.embed(imagined.states)  # B x N x H x E
         now = self.embed(self.state)[:, None, None].expand_as(there[:, :, :1])
-        leaps = torch.linalg.vector_norm(there - torch.cat([now, there[:, :, :-1]], 2), dim=-1) - LONGEST  # B x N x H
-        return self.weight * F.relu(leaps).cumsum(-1)
+        steps = torch.linalg.vector_norm(there - torch.cat([now, there[:, :, :-1]], 2), dim=-1)  # B x N x H
+        return self.weight * F.relu(steps - LONGEST_STEP).cumsum(-1)
 
 
 @dataclass(frozen=True)
 class AvoidTerm:
-    """The probability of being in places that are to be avoided, each the more so the more surely its labels hold."""
+    """The probability of being in places that are to be avoided."""
 
     weight: float
     probe: Callable[[Tensor], Tensor]
     places: Tensor  # P x L, 1 where the label must hold in the place
+
+    @classmethod
+    def of(cls, cost: Cost, labels: Sequence[str], probe: Callable[[Tensor], Tensor]) -> AvoidTerm | None:
+        """The term for a query's cost; None when no place is to be avoided."""
+        if not cost.avoid:
+            return None
+        places = torch.tensor([[float(label in place) for label in labels] for place in cost.avoid])
+        return cls(cost.avoid_weight, probe, places)
 
     def __call__(self, imagined: ImaginedRollout) -> Tensor:
         """See Term."""
@@ -166,6 +176,13 @@ class AvoidTerm:
     def inside(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """Probability of each place in states B x N x S x d: B x N x P. Labels are taken to be independent."""
         return (F.logsigmoid(label_logits(self.probe, states, prev_state)) @ self.places.T).exp()
+
+
+def goal_term(goal: GoalTerm, cost: Cost, exponent: float) -> Term:
+    """How the goal's energies enter the cost: all of them, weighted by step, or the closest alone."""
+    if cost.over_steps == "closest":
+        return ClosestTerm(goal)
+    return StepWeightedTerm(goal, exponent) if exponent else goal
 
 
 def total(terms: Sequence[Term], imagined: ImaginedRollout) -> Tensor:

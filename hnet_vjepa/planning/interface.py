@@ -8,92 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.specs import ActionSpec, CameraSpec
-
-LARGEST = 1e6  # of a stored state's numbers and of weights; what is usual is of the order of 1
-
-
-@dataclass(frozen=True)
-class Region:
-    """A rectangle of a picture in pixels: columns x0 up to x1 and rows y0 up to y1, x1 and y1 not included."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-
-@dataclass(frozen=True)
-class ImageGoal:
-    """Reach the state that this picture shows, or, of it, what ``region`` or ``slot_weights`` say.
-
-    ``frame``: H x W x 3 uint8, from the robot's own camera. ``slot_weights``: S numbers, how much each slot of the
-    planning state counts. ``region``: only what is seen there counts; the weights follow from it.
-    """
-
-    frame: NDArray[np.uint8]
-    region: Region | None = None
-    slot_weights: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class TextGoal:
-    """Reach a state of which this sentence is true."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class LabelGoal:
-    """Reach a state in which all of these labels hold."""
-
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LatentGoal:
-    """Reach a stored planning state. ``state``: S x d float32, as PlanResult.state gave it; weights as in ImageGoal."""
-
-    state: NDArray[np.float32]
-    slot_weights: tuple[float, ...] | None = None
-
-
-SingleGoal = ImageGoal | TextGoal | LabelGoal | LatentGoal
-
-
-@dataclass(frozen=True)
-class AllGoals:
-    """Reach a state that is good by all of several goals: their energies are added, each times its weight.
-
-    ``weights``: one for each goal, by default 1. Energies of different kinds are on different scales.
-    """
-
-    goals: tuple[SingleGoal, ...]
-    weights: tuple[float, ...] | None = None
-
-
-Goal = SingleGoal | AllGoals
-
-
-def single_goals(goal: Goal) -> tuple[SingleGoal, ...]:
-    """The goals that a goal consists of: itself, or the several."""
-    return goal.goals if isinstance(goal, AllGoals) else (goal,)
-
-
-def goal_kind(goal: Goal) -> tuple[str, ...]:
-    """What goals have in common that one computation can work on."""
-    if isinstance(goal, AllGoals):
-        return ("all", *(kind for one in goal.goals for kind in goal_kind(one)))
-    names = {ImageGoal: "state", LatentGoal: "state", TextGoal: "text", LabelGoal: "label"}
-    return ("part of a state" if in_part(goal) else names[type(goal)],)
-
-
-def in_part(goal: SingleGoal) -> bool:
-    """Whether only a part of a goal's state counts."""
-    return (isinstance(goal, ImageGoal) and goal.region is not None) or (
-        isinstance(goal, ImageGoal | LatentGoal) and goal.slot_weights is not None
-    )
-
 
 Picture = Literal["frames", "goal"]
 """A picture of a query: the last of its frames, or that of its goal."""
@@ -153,7 +69,7 @@ class PlanResult:
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
     warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant
     success: float | None = None  # probability of standing at the goal when the plan ends; None where not calibrated
-    unfamiliar: tuple[Picture, ...] | None = None  # pictures unlike those of the training; None where that is not known
+    ood: tuple[Picture, ...] | None = None  # out-of-distribution pictures; None where that is not known
     avoid_probability: NDArray[np.float32] | None = None  # H, of being where the query said to avoid; None: it did not
 
 

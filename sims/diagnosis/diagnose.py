@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.inspect import Inspector, Seen
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.trainers.measure import Readout, fit_readout
 from sims.core.collect import record
 from sims.core.seeds import episode_seed

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hnet_vjepa.errors import one_of
-from hnet_vjepa.planning.interface import ImageGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
 from sims.core.task import Simulation, Task
 from sims.core.variation import Factor, Variation
 from sims.evaluation.evaluate import EvaluationResult, play

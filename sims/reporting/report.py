@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hnet_vjepa.planning.interface import LabelGoal, TextGoal
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.task import Task
 from sims.evaluation.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
 from sims.evaluation.pairs import Pair

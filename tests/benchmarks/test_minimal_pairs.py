@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.minimal_pairs import minimal_pairs, mirrored
-from hnet_vjepa.planning.interface import TextGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.language import opposite, position_labels
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import Decision

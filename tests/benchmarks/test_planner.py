@@ -52,7 +52,8 @@ from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.macro_dynamics import MacroDynamics
 from hnet_vjepa.planning.cem import check_search
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from planner_service.app import create_app
 from planner_service.client import PlannerClient

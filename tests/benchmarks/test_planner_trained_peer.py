@@ -12,7 +12,7 @@ from benchmarks.planner.peer import Peer, PeerSize, PlainSearch
 from benchmarks.planner.trained_peer import PeerPolicy, clips_of, train_peer
 from hnet_vjepa.data.batch import ClipSampler, normalise_actions, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
-from hnet_vjepa.planning.interface import ImageGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.specs import ActionSpec
 from sims.evaluation.policies import Observation
 from tests import toy

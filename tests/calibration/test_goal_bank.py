@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hnet_vjepa.planning.objectives import LabelObjective, TextObjective
 from torch import Tensor
 
 from hnet_vjepa.calibration.goal_bank import SUITING, GoalBank, RetrievedGoal
@@ -18,9 +19,13 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
 from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.planning.goals.base import Goal
+from hnet_vjepa.planning.goals.combined import AllGoals
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.interface import AllGoals, Goal, ImageGoal, LabelGoal, LatentGoal, PlanQuery, TextGoal
-from hnet_vjepa.planning.objectives import LabelObjective, TextObjective
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 

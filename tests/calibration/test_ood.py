@@ -17,7 +17,9 @@ from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, TextGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.trainers.calibrate import fit_ood_detector
 from planner_service.schemas import PlanResponse

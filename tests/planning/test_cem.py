@@ -9,12 +9,20 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.cem import Found, check_search, noise_shape, search_actions
+from hnet_vjepa.planning.cem import Found, noise_shape, search_actions
+from hnet_vjepa.planning.checks import check_search
 from hnet_vjepa.planning.interface import SearchSettings
 
 SEARCH = SearchSettings(candidates=64, iterations=12, horizon=3, elites=8)
 WHITE = PlanConfig(momentum=0.1, min_std=0.02, noise_colour=0.0)
 WIDE = torch.tensor([0.7])
+
+
+def solve(
+    score: Score, start: Tensor, search: SearchSettings, seeds: list[int], plan: PlanConfig, std: Tensor, **more
+) -> Found:
+    """The shipped search on a problem of these parts."""
+    return search_actions(SearchProblem(score, start, std, seeds, search, plan, **more))
 
 
 def quadratic(target: Tensor):
@@ -24,7 +32,7 @@ def quadratic(target: Tensor):
 
 def find(score, batch: int = 1, search: SearchSettings = SEARCH, seeds: list[int] | None = None, **more) -> Found:
     start = torch.zeros(batch, search.horizon, 2)
-    return search_actions(score, start, search, seeds or list(range(batch)), WHITE, torch.full((batch,), 0.7), **more)
+    return solve(score, start, search, seeds or list(range(batch)), WHITE, torch.full((batch,), 0.7), **more)
 
 
 def test_finds_the_minimum_of_a_quadratic() -> None:
@@ -66,7 +74,7 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
         return energies
 
     start = torch.full((1, 3, 2), 0.3)
-    found = search_actions(score, start, SEARCH, [0], PlanConfig(min_std=0.02), WIDE)
+    found = solve(score, start, SEARCH, [0], PlanConfig(min_std=0.02), WIDE)
     assert torch.equal(first[0], start)
     assert float(found.energies.sum()) == pytest.approx(min(best))
 
@@ -74,7 +82,7 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
 def test_a_good_start_is_never_made_worse() -> None:
     target = torch.rand(1, 3, 2) - 0.5
     search = SearchSettings(candidates=4, iterations=1, horizon=3, elites=2)
-    found = search_actions(quadratic(target), target.clone(), search, [0], PlanConfig(), WIDE)
+    found = solve(quadratic(target), target.clone(), search, [0], PlanConfig(), WIDE)
     assert float(found.energies.sum()) == pytest.approx(0.0, abs=1e-9)
 
 
@@ -134,7 +142,7 @@ def test_without_kept_elites_every_iteration_is_judged_by_itself() -> None:
         return quadratic(target)(actions)
 
     search = SearchSettings(candidates=16, iterations=4, horizon=3, elites=4)
-    found = search_actions(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(kept=0), WIDE)
+    found = solve(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(kept=0), WIDE)
     assert float(found.energies.sum()) == pytest.approx(float(tried[-1].min()))
 
 
@@ -152,11 +160,11 @@ def test_what_is_proposed_is_tried_first_and_kept_when_nothing_is_better() -> No
     plan = PlanConfig(prior_candidates=5, elites=4)
     search = SearchSettings(candidates=16, iterations=2, horizon=3, elites=4)
     start = torch.zeros(2, 3, 2)
-    found = search_actions(score, start, search, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
+    found = solve(score, start, search, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     torch.testing.assert_close(found.actions, target)
     assert sizes == [16, 16]  # proposals take the place of random candidates
     few = SearchSettings(candidates=2, iterations=1, horizon=3, elites=1)
-    search_actions(score, start, few, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
+    solve(score, start, few, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     assert sizes[-1] == 2
 
 
@@ -169,7 +177,7 @@ def test_a_smaller_spread_stays_nearer_to_the_start() -> None:
 
     search = SearchSettings(candidates=64, iterations=1, horizon=3, elites=8)
     for std in (0.1, 0.5):
-        search_actions(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(), torch.tensor([std]))
+        solve(score, torch.zeros(1, 3, 2), search, [0], PlanConfig(), torch.tensor([std]))
     assert seen[0] == pytest.approx(0.1, rel=0.15) and seen[1] > 4 * seen[0]
 
 
@@ -206,7 +214,7 @@ def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
     target = torch.stack([torch.zeros(3, 2), torch.full((3, 2), 0.9)])
     plan = PlanConfig(settled=0.08, min_std=0.02)
     search = SearchSettings(candidates=64, iterations=30, horizon=3, elites=8)
-    run = lambda rows: search_actions(  # noqa: E731
+    run = lambda rows: solve(  # noqa: E731
         quadratic(target[rows]), torch.zeros(len(rows), 3, 2), search, rows, plan, WIDE.expand(len(rows))
     )
     together, alone = run([0, 1]), [run([0]), run([1])]
@@ -215,5 +223,5 @@ def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
         assert one.iterations == (together.iterations[row],)
         torch.testing.assert_close(together.actions[row], one.actions[0], rtol=0, atol=1e-6)
     assert together.iterations[0] != together.iterations[1]  # or this shows nothing
-    thorough = search_actions(quadratic(target), torch.zeros(2, 3, 2), search, [0, 1], PlanConfig(), WIDE.expand(2))
+    thorough = solve(quadratic(target), torch.zeros(2, 3, 2), search, [0, 1], PlanConfig(), WIDE.expand(2))
     assert thorough.iterations == (30, 30)

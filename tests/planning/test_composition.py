@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hnet_vjepa.planning.objectives import AllObjective, PartObjective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -35,21 +36,14 @@ from hnet_vjepa.planning.costs import (
     TemporalConsistencyTerm,
     total,
 )
-from hnet_vjepa.planning.interface import (
-    AllGoals,
-    Cost,
-    Goal,
-    ImageGoal,
-    LabelGoal,
-    LatentGoal,
-    PlanQuery,
-    Region,
-    SearchSettings,
-    TextGoal,
-)
-from hnet_vjepa.planning.objectives import AllObjective, PartObjective
+from hnet_vjepa.planning.goals.base import Goal
+from hnet_vjepa.planning.goals.combined import AllGoals
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.region import Region, covered, slot_shares
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
+from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import Cost, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.planning.regions import covered, slot_shares
 from planner_service.app import create_app
 from planner_service.client import PlannerClient
 from tests import toy

@@ -12,7 +12,8 @@ from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.models.hnet.encoder import Cache, LowLevelEncoder
 from hnet_vjepa.planning import encoder_cache
 from hnet_vjepa.planning.encoder_cache import EncoderCache, Frames
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 

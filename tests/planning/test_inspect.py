@@ -11,8 +11,9 @@ import pytest
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.data.store import Episode, EpisodeStore
 from hnet_vjepa.planning import inspect
+from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
 from tests import toy
 
 GOAL = toy.picture(24, 24)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.checkpoint import load_checkpoint
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.jit import jit_trace
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy

@@ -8,14 +8,10 @@ import torch
 from hnet_vjepa.checkpoint import load_checkpoint
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.cem import Found
-from hnet_vjepa.planning.interface import (
-    ImageGoal,
-    LabelGoal,
-    LatentGoal,
-    PlanQuery,
-    SearchSettings,
-    TextGoal,
-)
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
+from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from tests import toy
 

@@ -15,17 +15,12 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import (
-    AllGoals,
-    LabelGoal,
-    LatentGoal,
-    ModelCard,
-    PlanQuery,
-    PlanResult,
-    SearchSettings,
-    SingleGoal,
-    TextGoal,
-)
+from hnet_vjepa.planning.goals.base import Goal
+from hnet_vjepa.planning.goals.combined import AllGoals
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.state import LatentGoal
+from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import ModelCard, PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from planner_service.client import PlannerClient
 from planner_service.listening import listen
@@ -115,7 +110,7 @@ class FakePlanner:
             avoid_probability=np.array(likely, np.float32) if likely else None,
         )
 
-    def number(self, goal: SingleGoal) -> float:
+    def number(self, goal: Goal) -> float:
         """Something of all that a goal holds."""
         if isinstance(goal, TextGoal):
             return float(sum(goal.text.encode()))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import ImageGoal, LabelGoal, TextGoal
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from planner_service import images
 from planner_service.app import create_app
 from planner_service.client import PlanError, PlannerClient

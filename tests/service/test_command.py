@@ -16,7 +16,7 @@ import pytest
 
 from cli.serve import serve
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import TextGoal
+from hnet_vjepa.planning.goals.text import TextGoal
 from planner_service.client import PlanError, PlannerClient
 from planner_service.listening import listen
 from tests.service.fakes import picture

@@ -13,7 +13,9 @@ import pytest
 from hnet_vjepa.calibration.success import SuccessCurve, features, fit
 from hnet_vjepa.checkpoint import amend_manifest, load_checkpoint, read_manifest
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.interface import ImageGoal, LabelGoal, PlanQuery, SearchSettings
+from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from sims.evaluation.calibrate import play_plans
 from sims.evaluation.pairs import make_pairs

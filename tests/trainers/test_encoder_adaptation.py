@@ -19,7 +19,8 @@ from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.state_decoder import StateDecoder
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.pipeline import describe_robot, run_pipeline
-from hnet_vjepa.planning.interface import ImageGoal, PlanQuery
+from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.trainers.encoder_adaptation import EncoderAdaptation, standardised
 from hnet_vjepa.trainers.engine import train

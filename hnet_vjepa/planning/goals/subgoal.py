@@ -1,24 +1,25 @@
-"""Where to go first on the way to a goal that lies beyond the horizon: a search over codes of a coarse model."""
+"""Where to go first on the way to a goal beyond the horizon: a search over latents of the macro dynamics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from hnet_vjepa.planning.goals.base import Objective
+from hnet_vjepa.planning.goals.state import StateObjective
 
-from hnet_vjepa.config import PlanConfig
-from hnet_vjepa.models.macro_dynamics import MacroDynamics, macro_rollout
-from hnet_vjepa.planning.cem import search_actions
-from hnet_vjepa.planning.interface import SearchSettings
-from hnet_vjepa.planning.objectives import Objective, StateObjective
+if TYPE_CHECKING:
+    from torch import Tensor
 
-WIDEST = 2.0  # deviations from the mean of what recorded episodes did, which a search may go
+    from hnet_vjepa.config import PlanConfig
+    from hnet_vjepa.models.macro_dynamics import MacroDynamics
+
+WIDEST = 2.0  # standard deviations of the latents' prior that a search may go from its mean
 
 
 @dataclass(frozen=True)
-class Towards:
+class SubgoalObjective:
     """An objective of which some queries go for a sub-goal first."""
 
     far: Tensor  # B, True = goes for the sub-goal
@@ -27,11 +28,13 @@ class Towards:
 
     @property
     def goal_states(self) -> None:
-        """None: what some go for is a state and what the others go for is not."""
+        """None: a sub-goal is a state, the other queries' goals need not be."""
         return None
 
     def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
+        import torch
+
         return torch.where(self.far[:, None], self.subgoal(states, prev_state), self.goal(states, prev_state))
 
     def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
@@ -39,10 +42,12 @@ class Towards:
         return self.goal.reached(states, prev_state)
 
 
-def mixed(far: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
+def with_subgoals(far: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
     """The sub-goals of the queries that are ``far`` (B), the goals of the others."""
+    import torch
+
     if not isinstance(goal, StateObjective):
-        return Towards(far, subgoal, goal)
+        return SubgoalObjective(far, subgoal, goal)
     states = torch.where(far[:, None, None], subgoal.goal, goal.goal)
     return replace(goal, goal=states, goal_mask=torch.where(far[:, None], subgoal.goal_mask, goal.goal_mask))
 
@@ -55,11 +60,14 @@ def plan_macro_states(
     seeds: Sequence[int],
     deadline: float | None = None,
 ) -> Tensor:
-    """The imagined coarse states that end nearest to the goals: from states B x S x d, B x plan.subgoals x S x d.
+    """The imagined macro states that end nearest to the goals: from states B x S x d, B x plan.subgoals x S x d.
 
-    Only the end counts: the way around a wall begins by going away from what is wanted. ``seeds`` and ``deadline`` as
-    in ``search_actions``.
+    Only the end counts: the way around a wall begins by going away from the goal. ``seeds`` and ``deadline`` as in
+    ``SearchProblem``.
     """
+    from hnet_vjepa.models.macro_dynamics import macro_rollout
+    from hnet_vjepa.planning.cem import SearchProblem, search_actions
+    from hnet_vjepa.planning.interface import SearchSettings
 
     def score(latents: Tensor) -> Tensor:
         count = latents.shape[1]
@@ -67,8 +75,15 @@ def plan_macro_states(
         end = macro_rollout(macro_dynamics, start, WIDEST * latents.flatten(0, 1))[:, -1].unflatten(0, (-1, count))
         return objective(end, end)[..., None]  # as if it came to rest there
 
-    search = SearchSettings(plan.macro_candidates, plan.macro_iterations, plan.subgoals, plan.elites)
-    mean = state.new_zeros(len(state), plan.subgoals, macro_dynamics.latent)
-    spread = state.new_full((len(state),), 1 / WIDEST)  # that of the codes' prior
-    found = search_actions(score, mean, search, seeds, plan, spread, deadline)
+    found = search_actions(
+        SearchProblem(
+            score=score,
+            start=state.new_zeros(len(state), plan.subgoals, macro_dynamics.latent_dim),
+            std=state.new_full((len(state),), 1 / WIDEST),  # that of the latents' prior
+            seeds=seeds,
+            settings=SearchSettings(plan.macro_candidates, plan.macro_iterations, plan.subgoals, plan.elites),
+            plan=plan,
+            deadline=deadline,
+        )
+    )
     return macro_rollout(macro_dynamics, state, WIDEST * found.actions)
