@@ -12,17 +12,18 @@ import argparse
 import contextlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render
+from benchmarks import release_check, render
 from benchmarks.minimal_pairs import minimal_pairs
+from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.record import RESULTS, about, read_result, write_result
 from cli.stopping import stoppable
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
-from hnet_vjepa.config import PHASES, PhaseName, load_config
+from hnet_vjepa.config import load_config
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import Robot
 from hnet_vjepa.pipeline import run_pipeline
@@ -44,39 +45,6 @@ MINIMAL_PAIRS = 60  # of sentences that differ in one word, for left/right and f
 DIAGNOSED = 20  # dev pairs at which the search is taken apart
 DISTANCES = (25, 50, 75)  # steps of the environment
 FEWEST = 5  # actions: where a distance takes fewer, hardly anything moves on the way
-IMAGES_ONLY: tuple[PhaseName, ...] = ("pretrain", "action")
-LABELS_TOO: tuple[PhaseName, ...] = ("pretrain", "probe", "action")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a task's model comes about, and which goals it is asked for besides pictures."""
-
-    config: str
-    episodes: int = 800
-    phases: tuple[PhaseName, ...] = IMAGES_ONLY
-    told: tuple[GoalKind, ...] = ()
-
-
-RECIPES: dict[str, Recipe] = {
-    "fetch-reach": Recipe("fetch_reach", 1000, PHASES, ("text", "label")),
-    "reacher": Recipe("reacher", 3600),
-    "point-maze": Recipe("point_maze", phases=LABELS_TOO, told=("label",)),
-    "two-room": Recipe("two_room", 700, LABELS_TOO, ("label",)),
-    "meta-world-reach": Recipe("meta_world_reach"),
-    "meta-world-reach-wall": Recipe("meta_world_reach_wall", 1600),
-    "fetch-push": Recipe("fetch_push", 8000, PHASES, ("text", "label")),
-    "push-t": Recipe("push_t", 8000),
-    "meta-world-drawer-open": Recipe("meta_world_object", 1500),
-    "meta-world-button-press": Recipe("meta_world_object", 1500),
-    "meta-world-door-open": Recipe("meta_world_object", 1500),
-    "meta-world-push": Recipe("fetch_push", 2500),
-    "fetch-pick-and-place": Recipe("fetch_pick_and_place", 8000, PHASES, ("text", "label")),
-    "pusher": Recipe("fetch_push", 3000),
-    "panda-pick": Recipe("fetch_push", 1500),
-    "ogbench-cube": Recipe("fetch_push", 4500),
-    "robosuite-lift": Recipe("fetch_push", 2000),
-}
 
 
 def train(task: Task, recipe: Recipe, work: Path) -> Path:
@@ -172,7 +140,7 @@ def row(
             found = result["summary"][method]["success"][criteria[0]]
             for when in ("ever", "end"):
                 metrics[f"{prefix}success_{when}_d{distance}"] = found[when]["value"]
-    told = [kind for kind in recipe.told if kind in card.goals]  # a model that came along may know fewer
+    told = [kind for kind in recipe.goals if kind in card.goals]  # a model that came along may know fewer
     for kind in told:
         result = judge(task, checkpoint, work, kind, None, episodes)
         summaries[kind] = result["summary"]
@@ -223,7 +191,9 @@ def known() -> dict[str, Any]:
 
 @stoppable()
 def main() -> None:
-    """Make the rows that are asked for."""
+    """Make the rows that are asked for, or run the release check."""
+    if "--check" in sys.argv[1:]:
+        sys.exit(release_check.main(sys.argv[1:]))
     parser = argparse.ArgumentParser(description="Train and judge a model on simulated robots, row by row.")
     parser.add_argument("task", nargs="*", help="which tasks; by default all that have no row yet")
     parser.add_argument("--work", type=Path, default=Path("outputs/sims"), help="episodes, models and evaluations")

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.recipes import RECIPES
 from benchmarks.record import merge_result
-from benchmarks.sims import RECIPES
 from hnet_vjepa.checkpoint import Checkpoint, Manifest, PhaseRecord, read_manifest, save_checkpoint
 from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.data.store import EpisodeStore

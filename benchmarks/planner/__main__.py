@@ -29,8 +29,8 @@ from benchmarks.planner.memory import memory
 from benchmarks.planner.ood import ood
 from benchmarks.planner.pareto import pareto
 from benchmarks.planner.trained_peer import trained_peer
+from benchmarks.recipes import RECIPES
 from benchmarks.record import RESULTS, ROOT, merge_result, read_result
-from benchmarks.sims import RECIPES
 from cli.stopping import stoppable
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import read_manifest

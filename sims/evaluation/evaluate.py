@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from hnet_vjepa.utils.progress import show_progress
 from sims.core.rendering import backend
 from sims.core.task import Simulation, Task
 from sims.evaluation.pairs import GoalKind, Pair, Split, fulfils
@@ -206,8 +206,8 @@ def play(
     """
     simulation.restore(pairs[0].start)
     policy.begin(pairs[0])(Observation(simulation.frame()[None], simulation.state()))
-    bar = tqdm(pairs, desc=policy.name, unit="episode", disable=not progress)
-    rollouts = (roll_out(task, simulation, policy, pair, steps, film=i < filmed) for i, pair in enumerate(bar))
+    shown = show_progress(pairs, policy.name, "episode", progress)
+    rollouts = (roll_out(task, simulation, policy, pair, steps, film=i < filmed) for i, pair in enumerate(shown))
     return MethodResult(policy.name, tuple(rollouts))
 
 

@@ -14,6 +14,7 @@ from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.utils.progress import show_progress
 from sims.core.language import goal_text, position_labels
 from sims.core.seeds import episode_seed, generator
 from sims.core.task import Simulation, State, Task, scatter, walk
@@ -111,6 +112,7 @@ def make_pairs(
     count: int,
     kind: GoalKind,
     distance: int | None = None,
+    progress: bool = True,
 ) -> list[Pair]:
     """Draw ``count`` pairs of an evaluation (see make_pair).
 
@@ -120,7 +122,8 @@ def make_pairs(
         raise UserError(f"episodes is {count}; it must be at least 1")
     if distance is not None and distance < 1:
         raise UserError(f"distance is {distance}; it must be at least 1 step of the environment")
-    return [make_pair(task, simulation, split, seed, index, kind, distance) for index in range(count)]
+    shown = show_progress(range(count), f"{split} pairs", "pair", progress)
+    return [make_pair(task, simulation, split, seed, index, kind, distance) for index in shown]
 
 
 def actions_of(task: Task, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""The few statistics that a success rate or a correlation needs to be believed."""
+"""Confidence intervals and exact tests for success rates, rank correlation, bootstrap medians."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ class Rate:
         return self.successes / self.trials
 
 
+def _check(successes: int, trials: int) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise UserError(f"{successes} successes of {trials} trials; needs at least 1 trial and no more successes")
+
+
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     """Return a rate with Wilson's score interval, which is right also near 0 and 1 and for few trials.
 
     Raises UserError unless 0 <= successes <= trials and trials > 0.
     """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise UserError(f"{successes} successes of {trials} trials; needs at least 1 trial and no more successes")
+    _check(successes, trials)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / trials
     middle = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -47,14 +51,29 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     )
 
 
+def fisher_less(successes: int, trials: int, reference: int, reference_trials: int) -> float:
+    """P-value of 'the success rate is not lower than in the reference': Fisher's exact test, one-sided.
+
+    The probability of ``successes`` or fewer among ``trials`` if both samples have one common rate, given all successes
+    of both together (Fisher 1935, The logic of inductive inference; the hypergeometric lower tail). The uncertainty of
+    the reference is thereby taken into account. Raises UserError unless 0 <= successes <= trials > 0 in both samples.
+    """
+    _check(successes, trials)
+    _check(reference, reference_trials)
+    everything = math.comb(trials + reference_trials, successes + reference)
+    tail = sum(
+        math.comb(trials, k) * math.comb(reference_trials, successes + reference - k) for k in range(successes + 1)
+    )
+    return tail / everything
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """How two methods differ on the same episodes.
 
     ``low`` and ``high``: 95 % interval of the difference (Newcombe 1998, method 10: Wilson's intervals of both rates,
-    put together with how the two methods' successes go along with each other).
-    ``p_value``: probability of so uneven a split of the episodes that only one of them solved, if both were equally
-    good (exact McNemar test, which is a two-sided sign test).
+    combined with the correlation of the two methods' successes).
+    ``p_value``: exact McNemar test, which is a two-sided sign test on the episodes that only one of them solved.
     """
 
     difference: float

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import render, sims
+from benchmarks.recipes import RECIPES
 from benchmarks.record import read_result
-from benchmarks.sims import EPISODES, FAR_EPISODES, RECIPES, command_of, judge
+from benchmarks.sims import EPISODES, FAR_EPISODES, command_of, judge
 from hnet_vjepa.config import load_config
 from sims.core.registry import get_task
 
@@ -31,7 +32,7 @@ def test_every_recipe_is_of_a_task_and_a_configuration_that_exist(name: str) -> 
     assert get_task(name).name == name
     config = load_config(recipe.config)
     assert all(config.phase(phase).steps > 0 for phase in recipe.phases)
-    assert set(recipe.told) <= {"text", "label"}
+    assert set(recipe.goals) <= {"text", "label"}
 
 
 @pytest.mark.parametrize(

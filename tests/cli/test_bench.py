@@ -82,7 +82,7 @@ def test_an_unknown_name_is_refused_by_name() -> None:
 
 
 def test_an_installation_has_no_benchmarks_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no part of an installation; run them from a checkout"):
+    with pytest.raises(UserError, match="not part of an installation; run them from a checkout"):
         run_benchmark(tmp_path, "sims", [])
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     assert not any(pattern.startswith("benchmarks") for pattern in found["include"])

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims.evaluation.statistics import bootstrap_median, paired_difference, percentiles, ranks, spearman, wilson
+from sims.evaluation.statistics import (
+    bootstrap_median,
+    fisher_less,
+    paired_difference,
+    percentiles,
+    ranks,
+    spearman,
+    wilson,
+)
 
 
 def test_wilson_against_the_closed_form() -> None:
@@ -33,6 +41,19 @@ def test_wilson_against_scipy() -> None:
         expected = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
         rate = wilson(successes, trials)
         assert (rate.low, rate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_fisher_against_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for trials, reference_trials in ((5, 7), (20, 300), (60, 40)):
+        for successes in range(0, trials + 1, max(1, trials // 7)):
+            for reference in range(0, reference_trials + 1, max(1, reference_trials // 9)):
+                table = [[successes, trials - successes], [reference, reference_trials - reference]]
+                expected = stats.fisher_exact(table, alternative="less").pvalue
+                assert fisher_less(successes, trials, reference, reference_trials) == pytest.approx(expected, rel=1e-9)
+    for wrong in ((3, 2, 1, 1), (0, 0, 1, 1), (1, 1, -1, 2), (1, 1, 3, 2)):
+        with pytest.raises(UserError, match="needs at least 1 trial"):
+            fisher_less(*wrong)
 
 
 def test_paired_difference_against_scipy() -> None:
