@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnet_vjepa.data.importers import folder as folder_module
+from hnet_vjepa.data.importers import base
 from hnet_vjepa.data.importers.folder import import_folder
 from hnet_vjepa.data.store import EpisodeStore, plan_shards
 from hnet_vjepa.errors import UserError
@@ -82,7 +82,7 @@ def test_everything_arrives(tmp_path: Path, video: str | None) -> None:
     action = store.info.action
     assert (action.names, action.units, action.active) == (("x", "y"), ("unknown", "unknown"), (0, 1))
     assert (action.low, action.high) == ((2.0, 2.5), (10.0 + T - 2, 10.5 + T - 2))
-    assert len(notes) == 1 and "no robot.json: bounds are those of the recorded actions (x 2 to 13" in notes[0]
+    assert len(notes) == 1 and "no robot.json: the bounds are those of the recorded actions (x 2 to 13" in notes[0]
 
 
 def test_a_row_per_frame_drops_the_last(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_robot_json_names_bounds_and_activates(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.episodes[0].actions, expected)
     assert notes == [
         "columns that robot.json does not name are ignored: time",
-        "columns that robot.json does not call active are taken as zero: y",
-        f"1 of {T - 1} actions are outside the bounds of robot.json; no plan will be",
+        "columns that robot.json does not list as active are set to zero: y",
+        f"1 of {T - 1} actions exceed the bounds in robot.json; planned actions will not",
     ]
 
 
@@ -125,7 +125,7 @@ def test_a_column_that_is_always_zero_is_not_active(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_import_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "plan_shards", partial(plan_shards, target=1))
+    monkeypatch.setattr(base, "plan_shards", partial(plan_shards, target=1))
     root, out = tmp_path / "in", tmp_path / "store"
     for number in range(4):
         record(root, f"e{number}")

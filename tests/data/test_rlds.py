@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hnet_vjepa.data.importers import rlds
+from hnet_vjepa.data.importers import base
 from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import EpisodeStore, plan_shards
 from hnet_vjepa.errors import UserError
@@ -81,7 +81,7 @@ def test_pictures_are_fitted_to_the_size_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_imported_in_order_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlds, "plan_shards", partial(plan_shards, target=2000))  # a shard holds one or two episodes
+    monkeypatch.setattr(base, "plan_shards", partial(plan_shards, target=2000))  # a shard holds one or two episodes
     source = tmp_path / "source"
     source.mkdir()
     (source / "dataset_info.json").touch()

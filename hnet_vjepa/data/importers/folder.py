@@ -1,6 +1,6 @@
-"""Import a folder of recordings: the way to bring a robot's own episodes.
+"""Import a folder of recordings: one folder per episode with a video (or numbered pictures) and CSV tables.
 
-The folder holds one folder per episode, and may say what the robot is::
+The layout::
 
     recordings/
       robot.json            optional: {"names": ["x", "y"], "units": ["m", "m"], "low": [-0.1, -0.1],
@@ -8,57 +8,106 @@ The folder holds one folder per episode, and may say what the robot is::
       episode-000/
         camera.mp4          T frames, one per control step: a video, or numbered pictures (0000.png, 0001.png, ...)
                             in the episode's folder or in a folder of their own
-        actions.csv         the header names the numbers; row t moves frame t to frame t + 1: T - 1 rows. With T rows
+        actions.csv         header with column names; row t moves frame t to frame t + 1: T - 1 rows. With T rows
                             (one per frame) the last one has no next frame and is dropped
         captions.txt        optional: one sentence for the whole episode, or T lines, one per frame (may be empty)
-        states.csv          optional: T rows, what the robot says of itself (to measure with)
+        states.csv          optional: T rows, the robot's own measurements (used for evaluation)
         labels.csv          optional: T rows of 0 and 1, or one row for the whole episode
       episode-001/ ...
 
-Without ``robot.json`` every column of actions.csv is an action and the bounds are measured (``specs.bounds_of``);
-a column that is always zero is then not active. With it, columns it does not name are ignored. The bounds are what a
-planner may command, so a real robot deserves a ``robot.json``.
+Without ``robot.json`` every column of actions.csv is an action and the bounds are estimated (``specs.bounds_of``);
+a column that is always zero is then inactive. With it, columns that it does not name are ignored. The bounds limit
+what a planner may command, so a real robot should come with a ``robot.json``.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
-from tqdm import tqdm
 
-from hnet_vjepa.data.store import Captions, Episode, StoreInfo, create_store, plan_shards, write_shard
+from hnet_vjepa.data.importers.base import Report, Survey, write_store
+from hnet_vjepa.data.importers.tables import Table, check_same_columns, read_table, read_text, stack_columns
+from hnet_vjepa.data.store import Captions, Episode
 from hnet_vjepa.data.video import Recording, Size, different_sizes, find_recording
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec, explain
 from hnet_vjepa.utils.files import listing_hash
 
+# Column names of clocks and counters, which must not be taken for actions.
 CLOCKS = {"t", "time", "timestamp", "stamp", "step", "frame", "index", "frame_index", "episode", "episode_index"}
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+def import_folder(
+    path: Path,
+    out: Path,
+    size: Size,
+    dt: float,
+    camera: str | None = None,
+    report: Report | None = None,
+    progress: bool = True,
+) -> Path:
+    """Import the episode folders in ``path`` into the store ``out`` and return ``out``.
+
+    Args:
+        size: height and width of the stored frames in pixels; other pictures are scaled to cover it and cropped.
+        dt: control interval, seconds between two frames. The frame rate that a video file states is not used, because
+            recorders often write a nominal one.
+        camera: name of the video or picture folder, where an episode has several.
+        report: receives a sentence about everything assumed or ignored.
+
+    All tables are checked before the first frame is decoded. An interrupted import is resumed by the same call.
+    Raises UserError naming the episode folder when something is missing or inconsistent.
+    """
+    if out.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{out} is inside {path}; name a directory elsewhere, or it would be taken for an episode")
+    return write_store(FolderSource(path, size, dt, camera), out, report, progress)
+
+
+class FolderSource:
+    """Episode folders as an ``EpisodeSource``: the constructor reads all tables and the size of every recording.
+
+    Raises UserError naming the episode folder when something is missing or inconsistent.
+    """
+
+    def __init__(self, path: Path, size: Size, dt: float, camera: str | None = None) -> None:
+        folders = _episode_folders(path)
+        self._episodes = episodes = [_read_folder(folder, camera) for folder in folders]
+        check_same_columns([(e.folder, e.states) for e in episodes], "states")
+        check_same_columns([(e.folder, e.labels) for e in episodes], "labels")
+        action, notes = _action_spec(path / "robot.json", [e.actions for e in episodes])
+        sizes: dict[Size, list[str]] = {}
+        for episode in episodes:
+            sizes.setdefault(episode.recording.size(), []).append(episode.folder.name)
+        files = [file for folder in folders for file in folder.rglob("[!.]*") if file.is_file()]
+        states, labels = episodes[0].states, episodes[0].labels
+        self.survey = Survey(
+            format="folder",
+            camera=camera_spec(size, dt, camera or "camera"),
+            action=action,
+            # A recording's length is unknown until it is decoded; it has one frame more than there are actions.
+            lengths=[len(episode.actions.rows) + 1 for episode in episodes],
+            fingerprint=listing_hash(files, path),
+            states=states.names if states else (),
+            labels=labels.names if labels else (),
+            notes=[*notes, *different_sizes(sizes, size)],
+        )
+
+    def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
+        """Yield the episodes with these indices. Raises UserError when a table does not fit its recording's length."""
+        for index in indices:
+            yield _decode(self._episodes[index], index, self.survey)
 
 
 @dataclass(frozen=True)
-class Table:
-    """A CSV file of numbers with a header."""
-
-    file: Path
-    names: tuple[str, ...]
-    rows: NDArray[np.float32]  # rows x names
-    lines: tuple[int, ...]  # of the file, where each row stands
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """An episode folder whose tables were read and whose recording was found, not decoded."""
+class _EpisodeFolder:
+    """An episode folder: its tables, and where its recording is (not decoded)."""
 
     folder: Path
     recording: Recording
@@ -68,107 +117,8 @@ class _Recorded:
     labels: Table | None
 
 
-def import_folder(
-    path: Path,
-    out: Path,
-    size: Size,
-    dt: float,
-    camera: str | None = None,
-    report: Callable[[str], None] | None = None,
-    progress: bool = True,
-) -> Path:
-    """Import the episode folders in ``path`` into the store ``out`` and return ``out``.
-
-    ``size``: height and width of the store's frames in pixels; pictures of another shape are scaled to cover it and
-    their middle is cut out. ``dt``: seconds between two frames, which is the robot's control interval (what a video
-    file says about its rate is not used; recorders often write a nominal one). ``camera``: the name of the video or
-    picture folder, where an episode has several. ``report`` gets a sentence about everything assumed or ignored.
-
-    All tables are read and checked before the first frame is decoded. An interrupted import is taken up where it
-    stopped. Raises UserError naming the episode folder when something is missing or does not fit.
-    """
-    say = report or (lambda sentence: None)
-    folders = _episode_folders(path)
-    if out.resolve().is_relative_to(path.resolve()):
-        raise UserError(f"{out} is inside {path}; name a directory elsewhere, or it would be taken for an episode")
-    episodes = [_read_tables(folder, camera) for folder in folders]
-    for kind in ("states", "labels"):
-        _same_columns([(e.folder, getattr(e, kind)) for e in episodes], kind)
-    spec = _action_spec(path / "robot.json", [e.actions for e in episodes], say)
-    sizes: dict[Size, list[str]] = {}
-    for episode in episodes:
-        sizes.setdefault(episode.recording.size(), []).append(episode.folder.name)
-    for note in different_sizes(sizes, size):
-        say(note)
-    states, labels = episodes[0].states, episodes[0].labels
-    # The recordings' lengths are not known before they are decoded; they are a frame or none above the actions'.
-    shards = plan_shards([(len(e.actions.rows) + 1) * size[0] * size[1] * 3 for e in episodes])
-    sources = [file for folder in folders for file in folder.rglob("[!.]*") if file.is_file()]
-    info = StoreInfo(
-        source="folder",
-        camera=camera_spec(size, dt, camera or "camera"),
-        action=spec,
-        shards=len(shards),
-        states=states.names if states else (),
-        labels=labels.names if labels else (),
-        settings={"episodes": len(episodes), "listing": listing_hash(sources, path)},
-    )
-    done = create_store(out, info)
-    with tqdm(total=len(episodes), desc="importing", unit="episode", disable=not progress) as bar:
-        for number, indices in enumerate(shards):
-            if number in done:
-                bar.update(len(indices))
-                continue
-            decoded = []
-            for index in indices:
-                decoded.append(_decode(episodes[index], index, info))
-                bar.update()
-            write_shard(out, number, info, decoded)
-    return out
-
-
-def read_table(file: Path) -> Table:
-    """Read a CSV file of numbers. Raises UserError naming the line and column of what is not a finite number."""
-    reader = csv.reader(_text(file).splitlines())
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise UserError(f"{file}: line {reader.line_num} is not CSV ({error})") from error
-    names = tuple(cell.strip() for cell in lines[0][1]) if lines else ()
-    if not names or not all(names) or len(set(names)) != len(names) or any(_number(name) is not None for name in names):
-        raise UserError(f"{file}: the first line must name the columns, each once; got '{','.join(names)}'")
-    if len(names) == 1 and re.search(r"[;\t]", names[0]):
-        raise UserError(f"{file}: the columns must be separated by commas; the header is '{names[0]}'")
-    rows = np.zeros((len(lines) - 1, len(names)), np.float32)
-    for row, (line, cells) in enumerate(lines[1:]):
-        if len(cells) != len(names):
-            raise UserError(f"{file}: line {line} has {len(cells)} numbers; the header has {len(names)} columns")
-        for column, cell in enumerate(cells):
-            value = _number(cell)
-            if value is None or not abs(value) <= FLOAT32_MAX:
-                raise UserError(f"{file}: line {line}, column {names[column]}: '{cell.strip()}' is not a finite number")
-            rows[row, column] = value
-    return Table(file, names, rows, tuple(line for line, _ in lines[1:]))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-
-
 def _episode_folders(path: Path) -> list[Path]:
-    """The episode folders in their natural order (2 before 10). Raises UserError when there are none."""
+    """The episode folders in natural order (2 before 10). Raises UserError when there are none."""
     if not path.is_dir():
         raise UserError(f"{path} is not a directory; give the folder that holds one folder per episode")
     if (path / "actions.csv").exists():
@@ -183,7 +133,7 @@ def _episode_folders(path: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (natural(folder), folder.name))
 
 
-def _read_tables(folder: Path, camera: str | None) -> _Recorded:
+def _read_folder(folder: Path, camera: str | None) -> _EpisodeFolder:
     def optional(name: str) -> Table | None:
         return read_table(folder / name) if (folder / name).exists() else None
 
@@ -192,96 +142,81 @@ def _read_tables(folder: Path, camera: str | None) -> _Recorded:
     actions = read_table(folder / "actions.csv")
     if len(actions.rows) == 0:
         raise UserError(f"{actions.file} has no rows; an episode needs at least one action")
-    captions = _text(folder / "captions.txt").splitlines() if (folder / "captions.txt").exists() else []
+    captions = read_text(folder / "captions.txt").splitlines() if (folder / "captions.txt").exists() else []
     labels = optional("labels.csv")
     if labels and not (allowed := np.isin(labels.rows, (0, 1))).all():
         row, column = np.argwhere(~allowed)[0]
         where = f"{labels.file}: line {labels.lines[row]}, column {labels.names[column]}"
         raise UserError(f"{where}: {labels.rows[row, column]:g} is neither 0 nor 1")
-    return _Recorded(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
+    return _EpisodeFolder(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
 
 
-def _same_columns(tables: Sequence[tuple[Path, Table | None]], kind: str) -> None:
-    """Raise UserError when not all or none of the episodes have a table, or its columns differ."""
-    having = [table for _, table in tables if table]
-    for folder, table in tables:
-        if having and table is None:
-            raise UserError(
-                f"{folder} has no {kind}.csv, but {having[0].file.parent} has one; give all episodes one or none"
-            )
-        if table and table.names != having[0].names:
-            raise UserError(
-                f"{table.file}: the columns are {', '.join(table.names)}; "
-                f"{having[0].file} has {', '.join(having[0].names)}"
-            )
-
-
-def _action_spec(file: Path, tables: Sequence[Table], say: Callable[[str], None]) -> ActionSpec:
-    """The robot's action spec: as ``robot.json`` says, or from the columns and values that were recorded."""
+def _action_spec(file: Path, tables: Sequence[Table]) -> tuple[ActionSpec, list[str]]:
+    """The action spec, from ``robot.json`` or else from the recorded columns, and notes on what was assumed."""
     if file.exists():
         spec = _read_robot(file)
-        for table in tables:
-            if missing := [name for name in spec.names if name not in table.names]:
-                raise UserError(f"{table.file}: no column {', '.join(missing)}; {file} names {', '.join(spec.names)}")
-        if extra := sorted({name for table in tables for name in table.names} - set(spec.names)):
-            say(f"columns that robot.json does not name are ignored: {', '.join(extra)}")
-        actions = _columns(tables, spec.names)
-        if idle := [n for i, n in enumerate(spec.names) if i not in spec.active and actions[:, i].any()]:
-            say(f"columns that robot.json does not call active are taken as zero: {', '.join(idle)}")
-        active = list(spec.active)
-        outside = (actions < np.array(spec.low, np.float32)) | (actions > np.array(spec.high, np.float32))
-        if count := int(outside[:, active].any(axis=1).sum()):
-            say(f"{count} of {len(actions)} actions are outside the bounds of robot.json; no plan will be")
-        return spec
+        return spec, _compare_with_robot(spec, file, tables)
     names = tables[0].names
-    _same_columns([(table.file.parent, table) for table in tables], "actions")
+    check_same_columns([(table.file.parent, table) for table in tables], "actions")
     if clocks := [name for name in names if name.lower() in CLOCKS]:
         raise UserError(
             f"{tables[0].file}: '{clocks[0]}' does not look like an action; delete the column, or name the action's "
             f"columns in {file}"
         )
-    actions = _columns(tables, names)
+    actions = stack_columns(tables, names)
     low, high = bounds_of(actions)
-    active = [column for column in range(len(names)) if actions[:, column].any()]
+    active = tuple(column for column in range(len(names)) if actions[:, column].any())
     if not active:
         raise UserError(f"{file.parent}: all actions are zero; record episodes in which the robot moves")
+    spec = ActionSpec(names=names, units=("unknown",) * len(names), low=low, high=high, active=active)
     ranges = ", ".join(f"{name} {a:.4g} to {b:.4g}" for name, a, b in zip(names, low, high, strict=True))
-    say(f"no robot.json: bounds are those of the recorded actions ({ranges}); a real robot deserves its own")
-    return ActionSpec(names=names, units=("unknown",) * len(names), low=low, high=high, active=tuple(active))
+    return spec, [f"no robot.json: the bounds are those of the recorded actions ({ranges}); give a real robot's own"]
+
+
+def _compare_with_robot(spec: ActionSpec, file: Path, tables: Sequence[Table]) -> list[str]:
+    """Notes on recorded actions that differ from ``robot.json``. Raises UserError when a column is missing."""
+    for table in tables:
+        if missing := [name for name in spec.names if name not in table.names]:
+            raise UserError(f"{table.file}: no column {', '.join(missing)}; {file} names {', '.join(spec.names)}")
+    notes = []
+    if extra := sorted({name for table in tables for name in table.names} - set(spec.names)):
+        notes.append(f"columns that robot.json does not name are ignored: {', '.join(extra)}")
+    actions = stack_columns(tables, spec.names)
+    if inactive := [n for i, n in enumerate(spec.names) if i not in spec.active and actions[:, i].any()]:
+        notes.append(f"columns that robot.json does not list as active are set to zero: {', '.join(inactive)}")
+    outside = (actions < np.array(spec.low, np.float32)) | (actions > np.array(spec.high, np.float32))
+    if count := int(outside[:, list(spec.active)].any(axis=1).sum()):
+        notes.append(f"{count} of {len(actions)} actions exceed the bounds in robot.json; planned actions will not")
+    return notes
 
 
 def _read_robot(file: Path) -> ActionSpec:
     try:
-        given: dict[str, Any] = json.loads(_text(file))
+        fields: dict[str, Any] = json.loads(read_text(file))
         for field in ("names", "low", "high"):
-            if field not in given:
+            if field not in fields:
                 raise UserError(f"{file}: '{field}' is missing; needs names, low, high (and may have units, active)")
-        count = len(given["names"])
+        count = len(fields["names"])
         defaults = {"units": ["unknown"] * count, "active": list(range(count))}
-        return ActionSpec.model_validate({**defaults, **given})
+        return ActionSpec.model_validate({**defaults, **fields})
     except ValidationError as error:
         raise UserError(f"{file}: {explain(error)}") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is not a JSON object of names, units, low, high, active ({error})") from error
 
 
-def _columns(tables: Sequence[Table], names: Sequence[str]) -> NDArray[np.float32]:
-    """The named columns of all tables, one below the other: N x names."""
-    return np.concatenate([table.rows[:, [table.names.index(name) for name in names]] for table in tables])
-
-
-def _decode(episode: _Recorded, index: int, info: StoreInfo) -> Episode:
-    """Decode the recording and fit the tables to its length. Raises UserError when one has another length."""
-    frames = episode.recording.read((info.camera.height, info.camera.width))
+def _decode(episode: _EpisodeFolder, index: int, survey: Survey) -> Episode:
+    """Decode the recording and check the tables against its length. Raises UserError when one does not fit."""
+    frames = episode.recording.read((survey.camera.height, survey.camera.width))
     length = len(frames)
-    actions = _columns([episode.actions], info.action.names)
+    actions = stack_columns([episode.actions], survey.action.names)
     if length < 2 or len(actions) not in (length - 1, length):
         raise UserError(
             f"{episode.folder}: {length} frames and {len(actions)} rows in actions.csv; needs at least 2 frames, and "
             f"{length - 1} rows (one per transition) or {length} (one per frame, the last is dropped)"
         )
     actions = actions[: length - 1].copy()
-    actions[:, [column for column in range(info.action.dim) if column not in info.action.active]] = 0
+    actions[:, [column for column in range(survey.action.dim) if column not in survey.action.active]] = 0
     labels = episode.labels.rows if episode.labels else None
     if labels is not None and len(labels) == 1:
         labels = np.repeat(labels, length, axis=0)
@@ -301,11 +236,12 @@ def _decode(episode: _Recorded, index: int, info: StoreInfo) -> Episode:
     )
 
 
-def _captions(episode: _Recorded, length: int) -> tuple[Captions, ...]:
+def _captions(episode: _EpisodeFolder, length: int) -> tuple[Captions, ...]:
+    """The captions of each frame: T tuples of at most one sentence."""
     lines = [line.strip() for line in episode.captions]
-    spoken = [line for line in lines if line]
-    if len(lines) != length and len(spoken) <= 1:
-        return (tuple(spoken),) * length
+    sentences = [line for line in lines if line]
+    if len(lines) != length and len(sentences) <= 1:
+        return (tuple(sentences),) * length
     while len(lines) > length and not lines[-1]:
         lines.pop()
     if len(lines) != length:

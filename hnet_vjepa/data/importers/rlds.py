@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +17,90 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
 from hnet_vjepa.data.importers.tfrecord import Feature, parse_example, read_records
-from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
+from hnet_vjepa.data.store import Episode
 from hnet_vjepa.data.video import Size, decode_picture, different_sizes, fit, same_size
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec
 from hnet_vjepa.utils.files import listing_hash
 
-# BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files themselves hold no time.
+# BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files have no timestamps.
 BRIDGE_DT = 0.2
-MOST_LABELS = 64  # all of Bridge has 22 000 instructions; one label for each would cost more than the pictures
+MOST_LABELS = 64  # Bridge has 22 000 different instructions; a label for each would need more space than the frames
 
 OBSERVATION = "steps/observation/"
+
+
+def import_rlds(
+    path: Path,
+    out: Path,
+    camera: str = "image_0",
+    dt: float = BRIDGE_DT,
+    size: Size | None = None,
+    report: Report | None = None,
+    progress: bool = True,
+) -> Path:
+    """Import a TFRecord file, or all of a directory, into the store ``out`` and return ``out``.
+
+    The actions are 7 numbers per step: relative x, y, z in m and roll, pitch, yaw in rad, and the gripper (an absolute
+    command: 0 closed, 1 open). Their bounds are estimated (see ``specs.bounds_of``). An instruction becomes the caption
+    of its frames and a label: its words in lower case, joined by hyphens; at most 64 labels, of the most frequent
+    instructions. Episodes in which the chosen camera's first picture is of one colour are left out.
+
+    Args:
+        dt: seconds between two steps (the files do not state it; 0.2 for Bridge).
+        size: height and width of the stored frames in pixels, by default those of the first picture.
+        report: receives a sentence about everything left out or assumed.
+
+    An interrupted import is resumed by the same call. Raises UserError when a file is missing, truncated, damaged or
+    holds something else.
+    """
+    return write_store(RldsSource(path, camera, dt, size, progress), out, report, progress)
+
+
+class RldsSource:
+    """TFRecord files as an ``EpisodeSource``: the constructor reads every record once, without keeping its pictures.
+
+    Raises UserError naming the file and record that is not usable.
+    """
+
+    def __init__(self, path: Path, camera: str, dt: float, size: Size | None, progress: bool) -> None:
+        self._files, self._camera = _files(path), camera
+        scan = _scan(self._files, camera, progress)
+        self._records = scan.records
+        low, high = bounds_of(scan.actions)
+        frequent = [text for text, _ in scan.instructions.most_common(MOST_LABELS)]
+        labels = tuple(sorted({label for text in frequent if (label := _label(text))}))
+        size = size or next(iter(scan.sizes))
+        notes = list(different_sizes(scan.sizes, size))
+        if (count := len(scan.instructions)) > len(labels):
+            notes.insert(0, f"{count} different instructions, {len(labels)} labels (the most frequent, spelling aside)")
+        self.survey = Survey(
+            format="rlds",
+            camera=camera_spec(size, dt, camera),
+            action=ActionSpec(
+                names=CARTESIAN_NAMES,
+                units=CARTESIAN_UNITS,
+                low=low,
+                high=high,
+                active=tuple(range(len(CARTESIAN_NAMES))),
+                absolute=(CARTESIAN_NAMES.index("gripper"),),
+            ),
+            lengths=scan.lengths,
+            fingerprint=listing_hash(self._files, self._files[0].parent),
+            states=_state_names(scan.states),
+            labels=labels,
+            settings={"files": len(self._files)},
+            skipped=scan.skipped,
+            notes=notes,
+        )
+
+    def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
+        """Yield the episodes with these indices. Raises UserError when a picture is damaged or of another size."""
+        index_of = {self._records[index]: index for index in indices}
+        for steps, record in _read_episodes(self._files, self._camera, set(index_of)):
+            yield _decode(steps, index_of[record], self.survey)
 
 
 @dataclass(frozen=True)
@@ -43,82 +115,16 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class _Survey:
-    """What a first look at every record gave. Pictures were not kept."""
+class _Scan:
+    """The result of reading every record once."""
 
-    records: list[int]  # the usable records, by their number over all files
+    records: list[int]  # numbers of the usable records, counted over all files
     lengths: list[int]
     actions: NDArray[np.float32]  # N x 7, of all usable records, without the dropped last ones
     instructions: Counter[str]
     states: int
-    sizes: dict[Size, list[str]]  # of the records' first pictures: which records have it, in their order
-    skipped: list[str]  # why records are left out
-
-
-def import_rlds(
-    path: Path,
-    out: Path,
-    camera: str = "image_0",
-    dt: float = BRIDGE_DT,
-    size: Size | None = None,
-    report: Callable[[str], None] | None = None,
-    progress: bool = True,
-) -> Path:
-    """Import a TFRecord file, or all of a directory, into the store ``out`` and return ``out``.
-
-    The actions are 7 numbers per step: x, y, z in m, roll, pitch, yaw in rad, all relative, and the gripper (an
-    absolute command: 0 closed, 1 open). Their bounds are measured (see ``specs.bounds_of``). An instruction becomes
-    the caption of its frames and a label: its words in small letters, joined by hyphens; at most 64 labels, of the
-    most frequent instructions. Episodes that the chosen camera did not see (black pictures) are left out.
-
-    ``dt``: seconds between two steps (the files do not say; 0.2 for Bridge). ``size``: the pictures' height and
-    width, by default those of the first picture. ``report`` gets a sentence about everything left out or assumed.
-    Interrupted imports are taken up where they stopped. Raises UserError when a file is missing, cut short, damaged
-    or holds something else.
-    """
-    files = _files(path)
-    survey = _survey(files, camera, progress)
-    low, high = bounds_of(survey.actions)
-    frequent = [text for text, _ in survey.instructions.most_common(MOST_LABELS)]
-    labels = tuple(sorted({label for text in frequent if (label := _label(text))}))
-    height, width = size or next(iter(survey.sizes))
-    shards = plan_shards([length * height * width * 3 for length in survey.lengths])
-    info = StoreInfo(
-        source="rlds",
-        camera=camera_spec((height, width), dt, camera),
-        action=ActionSpec(
-            names=CARTESIAN_NAMES,
-            units=CARTESIAN_UNITS,
-            low=low,
-            high=high,
-            active=tuple(range(len(CARTESIAN_NAMES))),
-            absolute=(6,),
-        ),
-        shards=len(shards),
-        states=_state_names(survey.states),
-        labels=labels,
-        settings={
-            "episodes": len(survey.records),
-            "files": len(files),
-            "listing": listing_hash(files, files[0].parent),
-        },
-    )
-    for note in _notes(survey, len(labels), (height, width)) if report else ():
-        report(note)  # type: ignore[misc]
-
-    done = create_store(out, info)
-    shard_of = {survey.records[i]: (n, i) for n, indices in enumerate(shards) if n not in done for i in indices}
-    collected: list[Episode] = []
-    with tqdm(total=len(survey.records), desc="importing", unit="episode", disable=not progress) as bar:
-        bar.update(len(survey.records) - len(shard_of))
-        for steps, record in _episodes(files, camera, set(shard_of)):
-            number, index = shard_of[record]
-            collected.append(_decode(steps, index, info))
-            if index == shards[number][-1]:
-                write_shard(out, number, info, collected)
-                bar.update(len(collected))
-                collected = []
-    return out
+    sizes: dict[Size, list[str]]  # size of a record's first picture -> the records with that size, in file order
+    skipped: list[Skipped]
 
 
 def _files(path: Path) -> list[Path]:
@@ -130,19 +136,22 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _survey(files: Sequence[Path], camera: str, progress: bool) -> _Survey:
-    """Look at every record once. Raises UserError when one is not usable at all or none is left."""
-    records, lengths, actions, skipped = [], [], [], []
+def _scan(files: Sequence[Path], camera: str, progress: bool) -> _Scan:
+    """Read every record once. Raises UserError when one is damaged or none is usable."""
+    records: list[int] = []
+    lengths: list[int] = []
+    actions: list[NDArray[np.float32]] = []
+    skipped: list[Skipped] = []
     instructions: Counter[str] = Counter()
     widths: set[int] = set()
     sizes: dict[Size, list[str]] = {}
-    for steps, record in tqdm(_episodes(files, camera), desc="reading", unit="episode", disable=not progress):
+    for steps, record in tqdm(_read_episodes(files, camera), desc="reading", unit="episode", disable=not progress):
         if len(steps.pictures) < 2:
-            skipped.append(f"{steps.where}: it has fewer than 2 steps")
+            skipped.append(Skipped(steps.where, "it has fewer than 2 steps"))
             continue
         first = decode_picture(steps.pictures[0], f"{steps.where}: {camera} of step 0")
         if all(darkest == brightest for darkest, brightest in first.getextrema()):  # type: ignore[misc]
-            skipped.append(f"{steps.where}: {camera} shows nothing")
+            skipped.append(Skipped(steps.where, f"{camera} shows nothing"))
             continue
         if not (np.isfinite(steps.actions).all() and np.isfinite(steps.states).all()):
             raise UserError(f"{steps.where}: an action or state holds NaN or infinity; every number must be finite")
@@ -156,19 +165,11 @@ def _survey(files: Sequence[Path], camera: str, progress: bool) -> _Survey:
         raise UserError(f"{files[0]}: no usable episode ({skipped[0] if skipped else 'no records'})")
     if len(widths) > 1:
         raise UserError(f"{files[0]}: states of different sizes ({sorted(widths)}); import each robot by itself")
-    return _Survey(records, lengths, np.concatenate(actions), instructions, widths.pop(), sizes, skipped)
+    return _Scan(records, lengths, np.concatenate(actions), instructions, widths.pop(), sizes, skipped)
 
 
-def _notes(survey: _Survey, labels: int, size: Size) -> Iterator[str]:
-    if survey.skipped:
-        yield f"{len(survey.skipped)} episodes are left out; the first is {survey.skipped[0]}"
-    if len(survey.instructions) > labels:
-        yield f"{len(survey.instructions)} different instructions, {labels} labels (the most frequent, spelling aside)"
-    yield from different_sizes(survey.sizes, size)
-
-
-def _episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
-    """Yield the episodes of all files with their number, or only those ``wanted``."""
+def _read_episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
+    """Yield the episodes of all files with their record number (counted over all files), or only those ``wanted``."""
     number = 0
     for file in files:
         try:
@@ -185,7 +186,7 @@ def _episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None
 
 
 def _steps(example: dict[str, Feature], camera: str, where: str) -> _Steps:
-    """Pick what is needed from a record. Raises UserError when it is not there or has another shape."""
+    """Select the needed features of a record. Raises UserError when one is missing or has another shape."""
     pictures = example.get(OBSERVATION + camera)
     if not isinstance(pictures, list):
         cameras = [name.removeprefix(OBSERVATION) for name, value in example.items() if _is_camera(name, value)]
@@ -219,21 +220,21 @@ def _table(example: dict[str, Feature], name: str, steps: int, where: str) -> ND
     return np.asarray(flat, np.float32).reshape(steps, len(flat) // steps)
 
 
-def _decode(steps: _Steps, index: int, info: StoreInfo) -> Episode:
-    size = (info.camera.height, info.camera.width)
+def _decode(steps: _Steps, index: int, survey: Survey) -> Episode:
+    size = (survey.camera.height, survey.camera.width)
     pictures = [decode_picture(data, f"{steps.where}: picture {t}") for t, data in enumerate(steps.pictures)]
     first = ("", (0, 0))
     for t, picture in enumerate(pictures):
         first = same_size(first, f"picture {t}", picture, steps.where)
-    held = [[name == _label(text) for name in info.labels] for text in steps.instructions]
+    labels = [[name == _label(text) for name in survey.labels] for text in steps.instructions]
     return Episode(
         index=index,
         seed=index,
         frames=np.stack([fit(picture, size) for picture in pictures]),
         actions=steps.actions[:-1],
         captions=tuple((text,) if text else () for text in steps.instructions),
-        states=steps.states if info.states else None,
-        labels=np.array(held, np.uint8) if info.labels else None,
+        states=steps.states if survey.states else None,
+        labels=np.array(labels, np.uint8) if survey.labels else None,
     )
 
 

@@ -1,0 +1,110 @@
+"""What an importer's source offers, and the one loop that writes a store from it.
+
+To add a format: write a class with the two members of ``EpisodeSource`` and a function ``import_<format>`` that
+constructs it and passes it to ``write_store``. Shards, resuming, progress and notes are handled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
+from hnet_vjepa.errors import UserError
+from hnet_vjepa.specs import ActionSpec, CameraSpec
+
+Report = Callable[[str], None]  # receives one sentence about something assumed or left out
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that is left out of the store."""
+
+    where: str  # file and record, or folder
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known about a source's episodes before they are decoded."""
+
+    format: str  # becomes StoreInfo.source
+    camera: CameraSpec  # of the frames that ``EpisodeSource.decode`` yields
+    action: ActionSpec
+    lengths: Sequence[int]  # frames of each usable episode; used to size the shards, so an estimate is enough
+    fingerprint: str  # of the input files; an interrupted import is not resumed from other files
+    states: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    settings: Mapping[str, str | int | float] = field(default_factory=dict)  # further StoreInfo.settings
+    skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()  # what was assumed or ignored
+
+
+class EpisodeSource(Protocol):
+    """Recorded episodes in some format, surveyed and checked as far as that is possible without decoding all frames.
+
+    A source is constructed for one camera, frame size and control interval, and matches frames to actions by itself
+    (by row, or by recorded timestamps). ``write_store`` reads neither actions nor pixels, so a format with several
+    cameras, timestamps or no actions needs no change there: only ``Survey`` and ``Episode`` describe what is stored.
+    """
+
+    @property
+    def survey(self) -> Survey:
+        """The description of all usable episodes."""
+
+    def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
+        """Yield the episodes with these indices (ascending, each below ``len(survey.lengths)``), in this order.
+
+        Called once per import. Raises UserError naming the input that is damaged.
+        """
+
+
+def write_store(source: EpisodeSource, out: Path, report: Report | None = None, progress: bool = True) -> Path:
+    """Write the episodes of ``source`` into the store ``out`` and return ``out``.
+
+    Shards that a previous, interrupted call has completed are kept. ``report`` receives the survey's notes before
+    anything is written. Raises UserError when ``out`` holds other data or an input is damaged; completed shards stay.
+    """
+    survey = source.survey
+    if report:
+        for note in _notes(survey):
+            report(note)
+    total, frame_bytes = len(survey.lengths), survey.camera.height * survey.camera.width * 3
+    shards = plan_shards([length * frame_bytes for length in survey.lengths])
+    info = StoreInfo(
+        source=survey.format,
+        camera=survey.camera,
+        action=survey.action,
+        shards=len(shards),
+        states=survey.states,
+        labels=survey.labels,
+        settings={"episodes": total, **survey.settings, "listing": survey.fingerprint},
+    )
+    done = create_store(out, info)
+    missing = [number for number in range(len(shards)) if number not in done]
+    indices = [index for number in missing for index in shards[number]]
+    with tqdm(total=total, initial=total - len(indices), desc="importing", unit="episode", disable=not progress) as bar:
+        episodes = source.decode(indices)
+        for number in missing:
+            shard = []
+            for episode in islice(episodes, len(shards[number])):
+                shard.append(episode)
+                bar.update()
+            if [episode.index for episode in shard] != list(shards[number]):
+                raise UserError(f"the recordings changed while {out} was written; import them again")
+            write_shard(out, number, info, shard)
+    return out
+
+
+def _notes(survey: Survey) -> Iterator[str]:
+    if survey.skipped:
+        yield f"{len(survey.skipped)} episodes are left out; the first is {survey.skipped[0]}"
+    yield from survey.notes
