@@ -90,6 +90,7 @@ def hold(megabytes: int) -> float:
     return peak_mb() - before
 
 
+@pytest.mark.slow
 def test_memory_of_another_process_is_its_own() -> None:
     block = torch.ones(400 * 2**20, dtype=torch.uint8)
     assert peak_mb() > 400

@@ -86,6 +86,7 @@ def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return EpisodeStore(whole).fingerprint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("told", "whole", "status"),
     [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGINT, True, 130)],

@@ -287,6 +287,7 @@ def losses_worker(rank: int, world: int) -> None:
         assert close(ours / world, theirs[shard]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_equal_one_process(world: int) -> None:
     run_ranks(losses_worker, world)

@@ -150,6 +150,7 @@ def ring_worker(rank: int, world: int) -> None:
             compare(rank // 2, 2, group, torch.float64, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_ring_equals_full_attention(world: int) -> None:
     run_ranks(ring_worker, world)

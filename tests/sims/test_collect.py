@@ -43,6 +43,7 @@ def hashes(store: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one_and_a_lost_shard_comes_back(collected: Path, tmp_path: Path) -> None:
     expected = hashes(collected)
     assert hashes(collect("fetch-reach", EPISODES, 7, tmp_path / "two", workers=2, progress=False)) == expected

@@ -186,6 +186,7 @@ def launch(ranks: int, data: Path, work_dir: Path, phases: str, folder: Path) ->
     return subprocess.Popen([*words, str(script), str(data), str(work_dir), phases], env=environment)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one_process(toy_store: Path, tmp_path: Path) -> None:
     """Gradients of the same global batch, phase by phase and step by step, from a real two-process launch.
 
