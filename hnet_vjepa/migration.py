@@ -11,12 +11,12 @@ and it is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from hnet_vjepa.errors import UserError
+
+if TYPE_CHECKING:  # 'hnet --help' reads the configuration's old names without loading torch
+    from torch import Tensor
 
 SECTIONS = {"grounding": "encoder_adaptation"}
 FIELDS: dict[tuple[str, ...], dict[str, str]] = {
@@ -110,6 +110,8 @@ def upgrade_weights(weights: Mapping[str, Tensor], slots: int, state_dim: int, e
 
 def slot_order_to_part_order(weight: Tensor, slots: int, state_dim: int) -> Tensor:
     """Columns ``[state, change, goal]`` slot by slot to all states, all changes, all goals: W x (3 S d + A), both."""
+    import torch
+
     places = PARTS * slots * state_dim
     by_slot = weight[:, :places].unflatten(1, (slots, PARTS, state_dim))
     return torch.cat([by_slot.transpose(1, 2).flatten(1), weight[:, places:]], 1).contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.cem import Found, noise_shape, search_actions
+from hnet_vjepa.planning.cem import Found, Score, SearchProblem, noise_shape, search_actions
 from hnet_vjepa.planning.checks import check_search
 from hnet_vjepa.planning.interface import SearchSettings
 
