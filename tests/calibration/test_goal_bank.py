@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hnet_vjepa.planning.objectives import LabelObjective, TextObjective
 from torch import Tensor
 
-from hnet_vjepa.calibration.goal_bank import SUITING, GoalBank, RetrievedGoal
+from hnet_vjepa.calibration.goal_bank import NEAREST, GoalBank
 from hnet_vjepa.checkpoint import GOAL_BANK_FILE, Checkpoint, load_checkpoint
 from hnet_vjepa.data.batch import normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
@@ -21,9 +20,10 @@ from hnet_vjepa.export import export
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals
-from hnet_vjepa.planning.goals.label import LabelGoal
+from hnet_vjepa.planning.goals.label import LabelGoal, LabelObjective
+from hnet_vjepa.planning.goals.retrieved import RetrievedGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
-from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.goals.text import TextGoal, TextObjective
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
@@ -67,8 +67,10 @@ class Near:
 def test_what_is_recalled_is_the_medoid_of_what_costs_least_at_rest(count: int) -> None:
     torch.manual_seed(count)
     states, goal, stretch = torch.randn(count, 1, 3), torch.randn(3), torch.tensor([5.0, 1.0, 0.1])
-    found = GoalBank(states).retrieve(Near(goal), lambda these: these[..., 0, :] * stretch)
-    suiting = sorted(states, key=lambda state: float((state[0] - goal).norm()))[:SUITING]
+    found = GoalBank(states).retrieve(
+        lambda states: Near(goal)(states[None], states[None])[0], lambda these: these[..., 0, :] * stretch
+    )
+    suiting = sorted(states, key=lambda state: float((state[0] - goal).norm()))[:NEAREST]
     steps = [sum(float(((a - b) * stretch).norm()) for b in suiting) for a in suiting]
     assert torch.equal(found, suiting[int(np.argmin(steps))])
 
@@ -107,7 +109,7 @@ def asked(checkpoint: Checkpoint, goal: Goal) -> Callable[[Tensor], Tensor]:
 def suits(checkpoint: Checkpoint, costs: Tensor) -> Tensor:
     """The remembered state of which the steps to all that cost least are fewest together."""
     assert checkpoint.goal_bank is not None
-    best = checkpoint.goal_bank.states[costs.argsort()[:SUITING]]
+    best = checkpoint.goal_bank.states[costs.argsort()[:NEAREST]]
     steps = torch.stack(
         [checkpoint.model.world_model.temporal_distance(best, one.expand_as(best)).sum() for one in best]
     )
@@ -166,7 +168,7 @@ def test_it_comes_along_and_is_guarded(run: Path, checkpoint: Checkpoint, tmp_pa
     content = bytearray((exported / GOAL_BANK_FILE).read_bytes())
     content[-1] ^= 1
     (exported / GOAL_BANK_FILE).write_bytes(content)
-    with pytest.raises(UserError, match=r"memory\.safetensors is not the file that was saved"):
+    with pytest.raises(UserError, match=r"goal_bank\.safetensors is not the file that was saved"):
         load_checkpoint(exported)
 
 

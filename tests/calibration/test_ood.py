@@ -74,11 +74,11 @@ def test_strange_pictures_are_named_in_the_plan(planner: WorldModelPlanner) -> N
             query(frames=NOISE[None], goal=ImageGoal(NOISE)),
         ]
     )
-    assert (usual.unfamiliar, goal.unfamiliar, now.unfamiliar) == ((), ("goal",), ("frames",))
-    assert both.unfamiliar == ("frames", "goal")
+    assert (usual.ood, goal.ood, now.ood) == ((), ("goal",), ("frames",))
+    assert both.ood == ("frames", "goal")
     assert usual.warnings == () and "goal picture is unlike" in goal.warnings[0] and "last frame" in now.warnings[0]
     [told] = planner.plan([query(goal=TextGoal("left"))])
-    assert told.unfamiliar == ()
+    assert told.ood == ()
 
 
 def test_a_checkpoint_without_it_says_that_it_does_not_know(toy_run: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_checkpoint_without_it_says_that_it_does_not_know(toy_run: Path, tmp_p
     older = load_planner(tmp_path / "older")
     assert not (tmp_path / "older" / OOD_FILE).exists()
     [plan] = older.plan([query(goal=ImageGoal(NOISE))])
-    assert plan.unfamiliar is None and plan.warnings == ()
+    assert plan.ood is None and plan.warnings == ()
     fields = PlanResponse.model_fields["unfamiliar"]
     assert fields.default is None
 
@@ -101,10 +101,10 @@ def test_it_comes_along_and_is_guarded_like_the_other_files(toy_run: Path, tmp_p
     content = bytearray((damaged / OOD_FILE).read_bytes())
     content[-1] ^= 1
     (damaged / OOD_FILE).write_bytes(content)
-    with pytest.raises(UserError, match=r"familiarity\.safetensors is not the file that was saved"):
+    with pytest.raises(UserError, match=r"ood\.safetensors is not the file that was saved"):
         load_checkpoint(damaged)
     (damaged / OOD_FILE).unlink()
-    with pytest.raises(UserError, match=r"familiarity\.safetensors is missing"):
+    with pytest.raises(UserError, match=r"ood\.safetensors is missing"):
         load_checkpoint(damaged)
     manifest = json.loads((exported / "manifest.json").read_text())
     assert OOD_FILE in manifest["files"]

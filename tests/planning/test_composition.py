@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hnet_vjepa.planning.objectives import AllObjective, PartObjective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,7 +24,7 @@ from hnet_vjepa.models.policy_prior import PolicyPrior, sample_prior
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.costs import (
-    LONGEST,
+    LONGEST_STEP,
     AvoidTerm,
     BehaviourPriorTerm,
     ClosestTerm,
@@ -37,10 +36,10 @@ from hnet_vjepa.planning.costs import (
     total,
 )
 from hnet_vjepa.planning.goals.base import Goal
-from hnet_vjepa.planning.goals.combined import AllGoals
+from hnet_vjepa.planning.goals.combined import AllGoals, AllObjective
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.region import Region, covered, slot_shares
-from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal, PartialStateObjective
 from hnet_vjepa.planning.goals.text import TextGoal
 from hnet_vjepa.planning.interface import Cost, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
@@ -207,7 +206,7 @@ def test_a_leap_costs_what_it_skips_from_there_to_the_end() -> None:
         for n in range(5):
             here, skipped = state[b], 0.0
             for h in range(3):
-                skipped += max(0.0, 2 * float((seen.states[b, n, h] - here).norm()) - LONGEST)
+                skipped += max(0.0, 2 * float((seen.states[b, n, h] - here).norm()) - LONGEST_STEP)
                 assert float(found[b, n, h]) == pytest.approx(3 * skipped, rel=1e-4, abs=1e-5)
                 here = seen.states[b, n, h]
     assert (found[..., -1] > 0).any()
@@ -225,11 +224,11 @@ def test_terms_are_added_up() -> None:
 # Goals in part, and several
 
 
-def part(weights: list[float]) -> tuple[PartObjective, Tensor]:
+def part(weights: list[float]) -> tuple[PartialStateObjective, Tensor]:
     random = torch.Generator().manual_seed(5)
     goal, states = torch.randn(1, 4, 2, generator=random), torch.randn(1, 6, 4, 2, generator=random)
     masks = torch.tensor([[False, False, True, True]]), torch.tensor([[False, False, False, True]])
-    return PartObjective(goal, *masks, torch.tensor([weights]), PlanConfig(unmatched=0.7)), states
+    return PartialStateObjective(goal, *masks, torch.tensor([weights]), PlanConfig(unmatched=0.7)), states
 
 
 @given(st.lists(st.floats(0, 5, width=32), min_size=4, max_size=4).filter(lambda w: sum(w[:3]) > 0.1))
@@ -359,7 +358,7 @@ def test_the_plan_is_the_best_of_the_candidates(planner: WorldModelPlanner, kind
     asked, cost = query(goal=GOALS[kind], cost=COSTS[name]), COSTS[name]
     [result] = planner.plan([asked])
     tried = planner.first_candidates(asked, ONCE.candidates, ONCE.horizon)[:, :, :2]
-    model, spec = planner._model, planner._robot.action
+    model, spec = planner._model, planner.actions.spec
     states = model.states(normalise_frames(FRAMES[None]))[0][0]
     normal = lambda actions: (torch.tensor(actions) - torch.tensor(spec.mean)) / torch.tensor(spec.std)  # noqa: E731
     held = normal(np.zeros((1, 2), np.float32))
@@ -497,9 +496,9 @@ def test_a_part_is_never_called_reached_and_never_given_a_probability(planner: W
         ({"goal": ImageGoal(GOAL, slot_weights=(1.0, -1.0, 0.0, 0.0))}, "every weight must be a number from 0"),
         ({"goal": ImageGoal(GOAL, slot_weights=(1.0, float("nan"), 0.0, 0.0))}, "every weight must be a number from 0"),
         ({"goal": LatentGoal(np.zeros((4, 8), np.float32), (0.0,) * 4)}, "goal.slot_weights: all weights are zero"),
-        ({"goal": AllGoals(())}, "goal.goals is empty"),
-        ({"goal": AllGoals((TextGoal("x"), LabelGoal(("up",))))}, "goal.goals.1.labels: unknown label 'up'"),
-        ({"goal": AllGoals((TextGoal("x"), AllGoals((TextGoal("x"),))))}, "goal.goals.1 is itself several goals"),  # type: ignore[arg-type]
+        ({"goal": AllGoals(())}, "goal.goals: is empty"),
+        ({"goal": AllGoals((TextGoal("x"), LabelGoal(("up",))))}, "goal.goals.1.labels.0: unknown label 'up'"),
+        ({"goal": AllGoals((TextGoal("x"), AllGoals((TextGoal("x"),))))}, "goal.goals.1: is itself several goals"),  # type: ignore[arg-type]
         ({"goal": AllGoals((TextGoal("x"),), (1.0, 2.0))}, "goal.weights: 2 numbers for 1 goals"),
         ({"cost": Cost("last")}, "unknown cost.over_steps 'last'; choose one of: sum, closest"),  # type: ignore[arg-type]
         ({"cost": Cost(control=-1.0)}, "cost.control = -1.0"),
@@ -507,7 +506,7 @@ def test_a_part_is_never_called_reached_and_never_given_a_probability(planner: W
         ({"cost": Cost(avoid_weight=float("inf"))}, "cost.avoid_weight = inf"),
         ({"cost": Cost(avoid=(("up",),))}, "cost.avoid: unknown label 'up'; choose one of: left, right"),
         ({"cost": Cost(avoid=((),))}, "cost.avoid: a place without labels is everywhere"),
-        ({"cost": Cost(avoid=("left",))}, "cost.avoid must be a tuple of places"),  # type: ignore[arg-type]
+        ({"cost": Cost(avoid=("left",))}, "cost.avoid: must be a tuple of places"),  # type: ignore[arg-type]
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(planner: WorldModelPlanner, change: dict[str, Any], words: str) -> None:

@@ -59,10 +59,10 @@ def test_no_number_of_a_plan_is_beyond_its_bound_in_any_precision(toy_run: Path)
         assert max(float(a) for a in actions) > 0.99 * bound
 
 
-@pytest.mark.parametrize("late", [0.0, 2.0])
-def test_the_reported_energies_are_those_of_imagining_the_reported_actions(late: float, toy_run: Path) -> None:
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
+def test_the_reported_energies_are_those_of_imagining_the_reported_actions(exponent: float, toy_run: Path) -> None:
     """An independent walk: normalise the frames and the actions by hand, step the dynamics, measure the distances."""
-    checkpoint = toy.with_plan(load_checkpoint(toy_run / "action"), late=late)
+    checkpoint = toy.with_plan(load_checkpoint(toy_run / "action"), step_weight_exponent=exponent)
     model, spec = checkpoint.model, checkpoint.model.robot.action
     asked = replace(query(), previous_actions=np.array([[2, -1, 0, 0, 0, 0, 0]] * 4, np.float32))
     assert asked.previous_actions is not None
@@ -143,7 +143,7 @@ def test_who_is_at_the_goal_is_not_searched_for_and_those_beside_it_plan_as_alon
     np.testing.assert_allclose(mixed[1].actions, alone.actions, atol=1e-5)
     with torch.no_grad():  # the energies are those of holding still, imagined step by step
         state = prev_state = torch.from_numpy(mixed[0].state)[None]
-        still = (torch.zeros(1, 2) - sure._mean) / sure._std
+        still = (torch.zeros(1, 2) - sure.actions._mean) / sure.actions._std
         for energy in mixed[0].energies:
             state, prev_state = checkpoint.model.world_model.dynamics(state, prev_state, still, still), state
             objective = sure._objective([there.goal], torch.zeros(1, 4, dtype=torch.bool))
@@ -180,7 +180,7 @@ def test_a_command_is_held_and_a_change_is_not(toy_run: Path) -> None:
 
 
 def test_labels_are_reached_when_every_one_of_them_is_likely() -> None:
-    from hnet_vjepa.planning.objectives import LabelObjective
+    from hnet_vjepa.planning.goals.label import LabelObjective
 
     logits = torch.tensor([[2.2, -0.85], [2.2, 0.1], [-3.0, 5.0]])[:, None]  # p = 0.9 and 0.3; both likely; one not
     objective = LabelObjective(lambda read: logits[:, 0], torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]]))
@@ -191,9 +191,9 @@ def test_labels_are_reached_when_every_one_of_them_is_likely() -> None:
 def test_a_previous_plan_is_moved_on_by_one_step(planner: WorldModelPlanner) -> None:
     previous = np.zeros((4, 7), np.float32)
     previous[:, 0] = [-3, 1.5, 3, -1.5]
-    mean = planner._first_mean(query(previous_actions=previous), 4)
+    mean = planner.actions.first_mean(query(previous_actions=previous), 4)
     torch.testing.assert_close(mean[:, 0], torch.tensor([0.5, 1.0, -0.5, 0.0]))
-    assert planner._first_mean(query(), 2).abs().max() < 1e-6
+    assert planner.actions.first_mean(query(), 2).abs().max() < 1e-6
 
 
 def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
@@ -214,12 +214,12 @@ def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
         ({"frames": np.zeros((0, 32, 32, 3), np.uint8)}, "T at least 1"),
         ({"frames": np.zeros((1, 32, 32, 3), np.float32)}, "type uint8"),
         ({"goal": ImageGoal(np.zeros((8, 8, 3), np.uint8))}, "goal.image"),
-        ({"goal": TextGoal("  ")}, "goal.text is empty"),
-        ({"goal": TextGoal("?!")}, "goal.text is empty"),
+        ({"goal": TextGoal("  ")}, "goal.text: is empty"),
+        ({"goal": TextGoal("?!")}, "goal.text: is empty"),
         ({"previous_actions": np.zeros(7, np.float32)}, "expected H x 7"),
         ({"goal": LabelGoal(("up",))}, "unknown label 'up'; choose one of: left, right"),
-        ({"goal": LabelGoal(())}, "goal.labels is empty"),
-        ({"goal": LabelGoal("left")}, "goal.labels is one string"),
+        ({"goal": LabelGoal(())}, "goal.labels: is empty"),
+        ({"goal": LabelGoal("left")}, "goal.labels: is one string"),
         ({"goal": LatentGoal(np.zeros((4, 7), np.float32))}, "expected 4 x 8 finite numbers"),
         ({"goal": LatentGoal(np.full((4, 8), np.nan, np.float32))}, "expected 4 x 8 finite numbers"),
         ({"goal": LatentGoal(np.full((4, 8), 3e38, np.float32))}, "expected 4 x 8 finite numbers, none beyond 1e"),

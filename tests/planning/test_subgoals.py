@@ -1,4 +1,4 @@
-"""Sub-goals: the coarse model's loss by brute force, a way around a wall, and what they change in plans."""
+"""Sub-goals: the loss of the macro dynamics by brute force, a way around a wall, and what they change in plans."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from hnet_vjepa.planning.interface import PlanQuery, PlanResult
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 
-CODE = {
+LATENT = {
     "world_model": {"state_dim": 8, "width": 16, "depth": 1, "heads": 2, "inverse_width": 32, "macro_latent_dim": 2}
 }
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, toy_store: Path) -> Checkpoint:
-    model = {**toy.config().model_dump()["model"], **CODE}
-    config = toy.config(model=model, plan={"subgoals": 3, "coarse_candidates": 12})
-    return load_checkpoint(run_pipeline(config, toy_store, tmp_path_factory.mktemp("coarse"), progress=False))
+    model = {**toy.config().model_dump()["model"], **LATENT}
+    config = toy.config(model=model, plan={"subgoals": 3, "macro_candidates": 12})
+    return load_checkpoint(run_pipeline(config, toy_store, tmp_path_factory.mktemp("macro"), progress=False))
 
 
 def planner(checkpoint: Checkpoint, **plan: float) -> WorldModelPlanner:
@@ -62,7 +62,7 @@ def query(goal: Goal, seed: int = 0) -> PlanQuery:
 def test_the_loss_is_an_evidence_lower_bound_with_noise_of_its_own_for_every_row() -> None:
     torch.manual_seed(0)
     macro_dynamics, state, next_state = (
-        MacroDynamics(state_dim=3, slots=2, latent=2),
+        MacroDynamics(state_dim=3, slots=2, latent_dim=2),
         torch.randn(4, 2, 3),
         torch.randn(4, 2, 3),
     )
@@ -81,7 +81,7 @@ def test_the_loss_is_an_evidence_lower_bound_with_noise_of_its_own_for_every_row
 def test_it_learns_that_there_are_several_ways() -> None:
     """From one place to the left or to the right, never to the middle: codes tell the two apart."""
     torch.manual_seed(0)
-    macro_dynamics = MacroDynamics(state_dim=2, slots=1, latent=2, width=32)
+    macro_dynamics = MacroDynamics(state_dim=2, slots=1, latent_dim=2, width=32)
     optimizer = torch.optim.Adam(macro_dynamics.parameters(), lr=3e-3)
     for step in range(300):
         state = torch.rand(64, 1, 2)
@@ -99,9 +99,9 @@ def test_it_learns_that_there_are_several_ways() -> None:
 
 
 class Walker:
-    """A known coarse model: a code moves a point by up to 1 per axis, unless the wall at x = 0, |y| < 1 stops it."""
+    """Known macro dynamics: a latent moves a point by up to 1 per axis, unless the wall at x = 0, |y| < 1 stops it."""
 
-    latent = 2
+    latent_dim = 2
 
     def __call__(self, state: Tensor, latent: Tensor) -> Tensor:
         here = state[:, 0]
@@ -194,17 +194,17 @@ def test_a_deadline_that_is_past_is_answered(checkpoint: Checkpoint) -> None:
     assert np.isfinite(result.actions).all() and result.iterations == 1
 
 
-def test_without_a_coarse_model_there_is_none_to_load(toy_run: Path) -> None:
+def test_without_a_latent_there_are_no_macro_dynamics(toy_run: Path) -> None:
     """Checkpoints from before there was one say nothing of it in their configuration, and lack its weights."""
     model = load_checkpoint(toy_run / "action").model
-    assert model.world_model.macro_dynamics is None and not any("coarse" in name for name in model.state_dict())
+    assert model.world_model.macro_dynamics is None and not any("macro" in name for name in model.state_dict())
 
 
 def test_settings_that_do_not_fit_together_are_refused() -> None:
-    with pytest.raises(UserError, match=r"plan.subgoals = 3: needs a coarse model.*model.world_model.macro_latent_dim"):
+    with pytest.raises(UserError, match=r"plan.subgoals = 3: needs macro dynamics.*model.world_model.macro_latent_dim"):
         toy.config(plan={"subgoals": 3})
-    with pytest.raises(UserError, match=r"coarse_candidates = 2: must be at least elites \(4\)"):
-        toy.config(model={**toy.config().model_dump()["model"], **CODE}, plan={"subgoals": 3, "coarse_candidates": 2})
+    with pytest.raises(UserError, match=r"macro_candidates = 2: must be at least elites \(4\)"):
+        toy.config(model={**toy.config().model_dump()["model"], **LATENT}, plan={"subgoals": 3, "macro_candidates": 2})
 
 
 def different(some: list[PlanResult], others: list[PlanResult]) -> bool:
