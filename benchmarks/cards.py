@@ -1,7 +1,7 @@
-"""Cards of the models that come along, written from their manifests and ``benchmarks/results/sims.json``.
+"""Cards of the shipped models, written from their manifests and ``benchmarks/results/sims.json``.
 
-``python -m benchmarks.cards`` writes ``CARD.md`` and ``results.json`` beside each model; ``--check`` only says whether
-they are up to date, which a test asks.
+``python -m benchmarks.cards`` writes ``CARD.md`` and ``results.json`` beside each model, and ``index.json`` with the
+facts of all of them; ``--check`` only reports whether these files are current, which a test does too.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from sims.core.registry import TASKS
 from sims.reporting.baselines import compared
 
 DISTANCES = "d"  # a summary named d25 is of goals 25 steps of the environment away
+INDEXED = ("success_end", "ci95", "episodes", "random_success_end", "ceiling_success_end")
 CELLS = (("random", "end"), ("planner", "ever"), ("planner", "end"), ("scripted", "end"))
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a card says of a model apart from how it was judged. ``licence``: of the simulator it was trained in."""
+    """The facts of a card that are not results. ``licence``: of the simulator the model was trained in."""
 
     name: str
     manifest: Manifest
@@ -43,12 +44,12 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What it was trained for."""
+        """Name of the task that it was trained for."""
         return self.manifest.phases[-1].data
 
 
 def read_model(name: str) -> Model:
-    """Read a model that came along. Raises UserError when there is none of that name or it is damaged."""
+    """Read a shipped model. Raises UserError when it does not exist, is not here or is damaged."""
     folder = zoo.path(name)
     manifest = read_manifest(folder)
     weights = safetensors.torch.load((folder / "weights.safetensors").read_bytes())
@@ -134,20 +135,37 @@ def _results(metrics: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     )
 
 
-def rendered(name: str) -> dict[Path, str]:
-    """The files that belong beside a model, with what they shall say."""
-    model = read_model(name)
-    results = read_result("sims") if (RESULTS / "sims.json").is_file() else {}
-    files = {zoo.path(name) / "CARD.md": render_card(model, results)}
+def rendered(model: Model, results: Mapping[str, Any]) -> dict[Path, str]:
+    """The generated files beside a model, with their current content."""
+    files = {zoo.path(model.name) / "CARD.md": render_card(model, results)}
     if found := measured(model, results):
-        files[zoo.path(name) / "results.json"] = json.dumps(found[0], indent=2) + "\n"
+        files[zoo.path(model.name) / "results.json"] = json.dumps(found[0], indent=2) + "\n"
     return files
 
 
+def index_entry(model: Model, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``hnet models`` prints of a model that is not on the machine."""
+    found = measured(model, results)
+    return {
+        "task": model.task,
+        "bytes": model.bytes,
+        "results": {field: found[0][field] for field in INDEXED} if found else None,
+    }
+
+
 def stale() -> dict[Path, str]:
-    """The files that do not say what they shall, with what they shall say."""
-    wanted = {path: text for name in zoo.names() for path, text in rendered(name).items()}
+    """The generated files whose content is not current, with their current content."""
+    results = read_result("sims") if (RESULTS / "sims.json").is_file() else {}
+    models = [read_model(name) for name in shipped()]
+    wanted = {path: text for model in models for path, text in rendered(model, results).items()}
+    index = {model.name: index_entry(model, results) for model in models}
+    wanted[zoo.FOLDER / "index.json"] = json.dumps(index, indent=2) + "\n"
     return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
+
+
+def shipped() -> list[str]:
+    """Names of the models in the repository's own folder."""
+    return sorted(name for name, folder in zoo.present().items() if folder.parent == zoo.FOLDER)
 
 
 def main() -> None:

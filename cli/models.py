@@ -1,8 +1,7 @@
-"""``hnet models`` and ``hnet export``: the models that came along, and how such a model is made."""
+"""``hnet models`` and ``hnet export``: the shipped models, and how such a model is made."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,39 +10,49 @@ import typer
 from hnet_vjepa import zoo
 from hnet_vjepa.errors import UserError
 
-MODEL_HELP = "Or a model that came along; 'hnet models' shows them."
+MODEL_HELP = "Or a shipped model; 'hnet models' lists them."
 
 
 def models() -> None:
-    """Print the models that came along: what --model can be, what each was trained for, and what it reached."""
-    from hnet_vjepa.checkpoint import read_manifest
-    from hnet_vjepa.export import size
+    """List the shipped models: where each is, what it was trained for, and what it was measured to reach.
 
-    if not zoo.names():
-        print("no models came along with this installation")
+    A model that is not on this machine is listed with the commands that make or install it.
+    """
+    known, here = zoo.index(), zoo.present()
     for name in zoo.names():
-        folder = zoo.path(name)
-        manifest = read_manifest(folder)
-        results = folder / "results.json"
+        facts = known.get(name, {})
+        if name in here:
+            facts = {**facts, **installed(here[name])}
+        results = facts.get("results")
         print(name)
         for what, value in (
-            ("task", manifest.phases[-1].data),
-            ("phases", ", ".join(manifest.trained())),
-            ("size", f"{size(folder) / 1e6:.1f} MB"),
-            ("reached", reached(json.loads(results.read_text())) if results.is_file() else "not measured"),
-            ("card", str(folder / "CARD.md") if (folder / "CARD.md").is_file() else ""),
+            ("task", facts["task"]),
+            ("phases", facts.get("phases", "")),
+            ("size", f"{facts['bytes'] / 1e6:.1f} MB"),
+            ("reached", reached(results) if results else "not measured"),
+            ("where", str(here[name]) if name in here else f"not here: {zoo.how_to_get(name)}"),
         ):
             if value:
                 print(f"  {what + ':':<10}{value}")
+
+
+def installed(folder: Path) -> dict[str, Any]:
+    """What the files of a model that is here say of it: ``task``, ``phases`` and ``bytes``."""
+    from hnet_vjepa.checkpoint import read_manifest
+    from hnet_vjepa.export import size
+
+    manifest = read_manifest(folder)
+    return {"task": manifest.phases[-1].data, "phases": ", ".join(manifest.trained()), "bytes": size(folder)}
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that plans; the phase 'action' makes one.")],
     out: Annotated[Path, typer.Argument(help="A new directory.")],
 ) -> None:
-    """Write a checkpoint for planning only: without what only training needs, in half precision where harmless.
+    """Write a planning checkpoint: without the modules that only training needs, in half precision where harmless.
 
-    It serves and evaluates as the original does. Training can start from it; what is left out then starts fresh.
+    It serves and evaluates like the original. Training can start from it (--init-from); the modules that were left out
+    are then initialised anew.
 
     Example: hnet export outputs/mine/action mine
     """
@@ -57,9 +66,10 @@ def export(
 
 
 def chosen_checkpoint(checkpoint: Path | None, model: str | None, or_url: bool = False) -> Path:
-    """The directory of the checkpoint that --checkpoint or --model asks for.
+    """The directory of the checkpoint given by --checkpoint or --model.
 
-    Raises UserError unless exactly one of them is given, and when there is no such model. ``or_url``: --url would do.
+    Raises UserError unless exactly one of them is given, and when there is no such model. ``or_url``: --url is allowed
+    too, and the message says so.
     """
     if checkpoint is not None and model is not None:
         raise UserError("give --checkpoint or --model, not both")
@@ -68,26 +78,26 @@ def chosen_checkpoint(checkpoint: Path | None, model: str | None, or_url: bool =
     if model is not None:
         return zoo.path(model)
     url = "--url, for a running service, " if or_url else ""
-    which = f"choose from: {', '.join(zoo.names())}" if zoo.names() else "here none did"
     raise UserError(
-        f"give {url}--checkpoint, a directory that 'hnet train' wrote, or --model, one that came along ({which})"
+        f"give {url}--checkpoint, a directory that 'hnet train' wrote, or --model, a shipped model "
+        f"({', '.join(zoo.names())})"
     )
 
 
 def trained_task(checkpoint: Path) -> str:
-    """Name of the simulated robot that a checkpoint was trained for. Raises UserError when it is none."""
+    """Name of the task that a checkpoint was trained for. Raises UserError when it is not a simulated one."""
     from hnet_vjepa.checkpoint import read_manifest
     from sims.core.registry import TASKS
 
     phases = read_manifest(checkpoint).phases
     source = phases[-1].data if phases else "nothing"
     if source not in TASKS:
-        raise UserError(f"{checkpoint} was trained on '{source}', which is none of the simulated robots; give --task")
+        raise UserError(f"{checkpoint} was trained on '{source}', which is not a simulated task; give --task")
     return source
 
 
 def reached(results: dict[str, Any]) -> str:
-    """One line of a model's results.json: success at the end of an episode, beside floor and ceiling."""
+    """Success at the end of an episode beside random actions and scripted controller, as one line."""
     low, high = results["ci95"]
     return (
         f"{results['success_end']:.0%} at the end of {results['episodes']} episodes (95 % interval {low:.0%} to "

@@ -1,8 +1,9 @@
-"""Models that come along: --model, hnet models, hnet export, and their cards."""
+"""Shipped models: --model, hnet models, hnet export, their cards, and what a wheel holds of them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tomllib
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import cli.main
 from benchmarks import cards
+from benchmarks.recipes import RECIPES
 from cli import models
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import Manifest, load_checkpoint, read_manifest, save_checkpoint
@@ -33,6 +35,7 @@ def folder(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     phases = tuple(record.model_copy(update={"data": "square"}) for record in whole.manifest.phases)
     save_checkpoint(tmp_path / "whole", whole.model, whole.manifest.model_copy(update={"phases": phases}))
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setenv(zoo.CACHE_VARIABLE, str(tmp_path / "cache"))
     export(tmp_path / "whole", tmp_path / "zoo" / "square")
     return tmp_path / "zoo" / "square"
 
@@ -76,21 +79,51 @@ def test_names_and_paths(folder: Path) -> None:
         zoo.path("squares")
 
 
-def test_one_of_checkpoint_and_model_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def ship(folder: Path, **entry: Any) -> None:
+    """Put a model 'round', which is not here, into the index of shipped models."""
+    known = {"round": {"task": "round", "bytes": 2_000_000, "results": None, **entry}}
+    (folder.parent / "index.json").write_text(json.dumps(known))
+
+
+def test_a_shipped_model_that_is_not_here_is_refused_with_the_commands_that_get_it(folder: Path) -> None:
+    ship(folder)
+    assert zoo.names() == ["round", "square"]
+    message = refused("serve", "--model", "round")
+    assert "model 'round' is not here" in message
+    assert "python -m benchmarks.sims round" in message and f"hnet export CHECKPOINT {zoo.cache_folder()}" in message
+
+
+def test_a_model_in_the_cache_directory_is_found(folder: Path, tmp_path: Path) -> None:
+    ship(folder)
+    shutil.copytree(folder, tmp_path / "cache" / "round")
+    shutil.copytree(folder, tmp_path / "cache" / "mine")
+    shutil.copytree(folder, tmp_path / "cache" / "square")
+    assert zoo.names() == ["mine", "round", "square"]
+    assert zoo.path("round") == tmp_path / "cache" / "round" and zoo.path("mine") == tmp_path / "cache" / "mine"
+    assert zoo.path("square") == folder  # the installed one counts
+
+
+def test_the_cache_directory_is_the_user_s_unless_it_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(zoo.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert zoo.cache_folder() == tmp_path / ".cache" / "hnet_vjepa" / "models"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert zoo.cache_folder() == tmp_path / "caches" / "hnet_vjepa" / "models"
+
+
+def test_one_of_checkpoint_and_model_is_required(folder: Path) -> None:
     for command in ("serve", "evaluate", "diagnose"):
         message = refused(command)
-        assert "--checkpoint" in message and "--model" in message and "choose from: square" in message
+        assert "--checkpoint" in message and "a shipped model (square)" in message
         assert "give --checkpoint or --model, not both" in refused(command, "--checkpoint", "x", "--model", "square")
         assert "unknown model 'round'; choose one of: square" in refused(command, "--model", "round")
     assert "only one of --url" in refused("evaluate", "--url", "http://x", "--model", "square")
-    monkeypatch.setattr(zoo, "FOLDER", folder / "nothing")
-    assert "here none did" in refused("serve")
-    assert "there is no model 'square': none came along" in refused("serve", "--model", "square")
 
 
 def test_the_task_is_the_one_it_was_trained_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ("evaluate", "diagnose"):
-        assert "was trained on 'square', which is none of the simulated robots; give --task" in refused(
+        assert "was trained on 'square', which is not a simulated task; give --task" in refused(
             command, "--model", "square"
         )
         monkeypatch.setitem(TASKS, "square", replace(TASKS["two-room"], name="square"))
@@ -108,17 +141,14 @@ def test_evaluation_calls_it_by_its_name(folder: Path, toy_store: Path, tmp_path
     assert (tmp_path / "out" / "table.txt").read_text() == out
 
 
-def test_models_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_listed_with_where_they_are(folder: Path) -> None:
     listed = " ".join(run("models").split())
     assert listed.startswith("square task: square phases: pretrain, language, probe, action size: ")
-    assert "reached: not measured" in listed
-    (folder / "results.json").write_text(json.dumps(results("")["metrics"]["square"]))
-    (folder / "CARD.md").touch()
+    assert "reached: not measured" in listed and f"where: {folder}" in listed
+    ship(folder, results=results("")["metrics"]["square"])
     listed = " ".join(run("models").split())
-    assert "80% at the end of 100 episodes (95 % interval 71% to 87%); random actions 3%, ceiling 99%" in listed
-    assert f"card: {folder / 'CARD.md'}" in listed
-    monkeypatch.setattr(zoo, "FOLDER", folder / "nothing")
-    assert run("models") == "no models came along with this installation\n"
+    assert listed.startswith("round task: round size: 2.0 MB reached: 80% at the end of 100 episodes")
+    assert "(95 % interval 71% to 87%); random actions 3%, ceiling 99% where: not here: " in listed
 
 
 def test_export_command(toy_run: Path, tmp_path: Path) -> None:
@@ -165,7 +195,7 @@ def test_cards_are_written_and_checked(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(cards, "read_result", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
     (tmp_path / "sims.json").write_text(json.dumps(results(read_manifest(folder).exported_from)))
     monkeypatch.setattr(sys, "argv", ["cards", "--check"])
-    with pytest.raises(SystemExit, match=r"stale: square/CARD.md, square/results.json; run python -m benchmarks.cards"):
+    with pytest.raises(SystemExit, match=r"stale: square/CARD.md, square/results.json, zoo/index.json; run "):
         cards.main()
     monkeypatch.setattr(sys, "argv", ["cards"])
     cards.main()
@@ -179,15 +209,23 @@ def test_committed_cards_say_what_the_results_say() -> None:
     assert not cards.stale(), "run python -m benchmarks.cards"
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_what_came_along_can_plan(name: str) -> None:
+def test_all_tasks_with_a_recipe_are_shipped() -> None:
+    """The index does not depend on which models are here; nor does the list of names."""
+    assert set(zoo.index()) == set(RECIPES)
+    assert set(RECIPES) <= set(zoo.names())
+
+
+@pytest.mark.parametrize("name", cards.shipped())
+def test_shipped_checkpoints_are_whole_exports_of_a_task(name: str) -> None:
     checkpoint = load_checkpoint(zoo.path(name))
     assert isinstance(checkpoint.manifest, Manifest) and checkpoint.manifest.left_out
     assert models.trained_task(zoo.path(name)) in TASKS
 
 
-def test_a_wheel_holds_them(folder: Path) -> None:
+def test_a_wheel_holds_one_model_and_the_index_of_all() -> None:
     described = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    (folder / "CARD.md").touch()
-    within = {file for pattern in described["hnet_vjepa"] for file in folder.parent.parent.glob(pattern)}
-    assert set(folder.iterdir()) <= within
+    package = ROOT / "hnet_vjepa"
+    packed = {file.relative_to(package) for pattern in described["hnet_vjepa"] for file in package.glob(pattern)}
+    model = {file.relative_to(package) for file in (package / "zoo" / "fetch-reach").iterdir()}
+    assert {file for file in packed if file.parts[0] == "zoo"} == {Path("zoo/index.json"), *model}
+    assert sum((package / file).stat().st_size for file in packed) < 6e6
