@@ -76,7 +76,11 @@ def test_strange_pictures_are_named_in_the_plan(planner: WorldModelPlanner) -> N
     )
     assert (usual.ood, goal.ood, now.ood) == ((), ("goal",), ("frames",))
     assert both.ood == ("frames", "goal")
-    assert usual.warnings == () and "goal picture is unlike" in goal.warnings[0] and "last frame" in now.warnings[0]
+    assert (
+        usual.warnings == ()
+        and "goal picture is out of distribution" in goal.warnings[0]
+        and "last frame" in now.warnings[0]
+    )
     [told] = planner.plan([query(goal=TextGoal("left"))])
     assert told.ood == ()
 
