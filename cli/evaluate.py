@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cli.models import MODEL_HELP, chosen_checkpoint, trained_task
 from hnet_vjepa.errors import UserError
-
-if TYPE_CHECKING:
-    from hnet_vjepa.planning.interface import ModelCard
-    from sims.evaluation.policies import PlannerPolicy
 
 
 def evaluate(
@@ -78,6 +72,12 @@ def evaluate(
         Path | None,
         typer.Option(help="A --work-dir of 'hnet train': the report then also shows how the model was trained."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a search setting of the checkpoint: --set plan.candidates=16. May be repeated."
+        ),
+    ] = None,
     rerun: Annotated[
         Path | None,
         typer.Option(help="Also write the filmed episodes as a Rerun recording, out.rrd (needs the extra 'rerun')."),
@@ -104,80 +104,71 @@ def evaluate(
 
     hnet evaluate --checkpoint outputs/action --data data/mine   # a robot without a simulator
     """
-    from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
+    from hnet_vjepa.planning.overrides import plan_settings
     from sims.core.registry import get_task
-    from sims.evaluation import evaluate as evaluation
-    from sims.evaluation.manifest import check_pairs
-    from sims.evaluation.pairs import budget, make_pairs
-    from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
-    from sims.evaluation.robustness import chosen_factors, sweep, sweeps_as_text, sweeps_to_json
-    from sims.reporting.report import render_report, rollout_film
-    from sims.reporting.rerun_recording import check_rerun, write_rerun
-    from sims.reporting.training import CHUNKS, read_run, training_sections
+    from sims.evaluation.robustness import chosen_factors
+    from sims.evaluation.run import EvaluationRequest, run_evaluation
+    from sims.evaluation.sources import CheckpointSource, ServiceSource, open_planner
+    from sims.reporting.rerun_recording import check_rerun
+    from sims.reporting.training import read_run
+    from sims.reporting.write import write_report
 
+    _check_combination(url, checkpoint, model, data, rerun, set_)
+    changes = plan_settings(set_ or ())
+    path = chosen_checkpoint(checkpoint, model, or_url=data is None) if url is None else None
+    if data is not None and path is not None:
+        _score_recordings(data, path, out)
+        return
+    if rerun is not None:
+        check_rerun()
+    if task is None:
+        task = "fetch-reach" if path is None else trained_task(path)
+    chosen = get_task(task)
+    request = EvaluationRequest(
+        task=chosen,
+        episodes=episodes,
+        seed=seed,
+        split=split,
+        goal=goal,
+        distance=distance,
+        steps=steps,
+        factors=chosen_factors(chosen, vary or ()),
+        check_manifest=not no_manifest,
+    )
+    run = None if training is None else read_run(training)
+    source: CheckpointSource | ServiceSource
+    if path is not None:
+        source = CheckpointSource(path, model or str(path), changes)
+    else:
+        assert url is not None
+        source = ServiceSource(url, token or None)
+    with open_planner(source, deadline_ms) as planner:
+        evaluation = run_evaluation(request, planner, out, print)
+    report = write_report(out, chosen, evaluation, run, rerun)
+    if rerun is not None:
+        print(f"recording: {rerun}")
+    print(f"report: {report}")
+
+
+def _check_combination(
+    url: str | None,
+    checkpoint: Path | None,
+    model: str | None,
+    data: Path | None,
+    rerun: Path | None,
+    set_: list[str] | None,
+) -> None:
+    """Raise UserError when options are given that exclude each other."""
     if data is not None and url is not None:
-        raise UserError("--data scores what a model expects of recordings; give --checkpoint or --model, not --url")
+        raise UserError("--data scores a model on recordings; give --checkpoint or --model, not --url")
     if url is not None and (checkpoint is not None or model is not None):
         raise UserError("give only one of --url, --checkpoint and --model")
-    source = chosen_checkpoint(checkpoint, model, or_url=data is None) if url is None else None
-    if rerun is not None:
-        if data is not None:
-            raise UserError("--rerun shows episodes in simulation; --data has none")
-        check_rerun()
-    if data is not None and source is not None:
-        _score_recordings(data, source, out)
-        return
-    if task is None:
-        task = "fetch-reach" if source is None else trained_task(source)
-    chosen = get_task(task)
-    factors = chosen_factors(chosen, vary or ())
-    run = read_run(training) if training is not None else None
-    with _planner(url, token or None, source, model or str(source), deadline_ms) as (policy, card, conditions):
-        check_card(chosen, card, goal)
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(chosen.open()) as simulation:
-            pairs = make_pairs(chosen, simulation, split, seed, episodes, goal, distance)
-            known = "not compared" if no_manifest else check_pairs(chosen, pairs, split, seed, goal, distance)
-            random = RandomPolicy(chosen)
-            policies: list[Policy] = [random, policy]
-            policies += [] if distance is None else [ReplayPolicy(chosen)]
-            result = evaluation.evaluate(
-                chosen,
-                simulation,
-                [*policies, ScriptedPolicy(chosen)],
-                pairs,
-                split,
-                seed,
-                goal,
-                {**conditions, "pairs": known},
-                steps=budget(chosen, distance) if steps is None else steps,
-                distance=distance,
-            )
-            # What was measured comes first: nothing that goes wrong with the rest may lose it.
-            table = evaluation.as_text(result)
-            print(table)
-            write_json_atomic(out / "result.json", evaluation.to_json(result))
-            write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
-            varied = [sweep(chosen, simulation, factor, policy, random, pairs, result) for factor in factors]
-            if varied:
-                table = f"{table}\n{sweeps_as_text(varied)}"
-                print(sweeps_as_text(varied))
-                write_json_atomic(
-                    out / "result.json", {**evaluation.to_json(result), "variation": sweeps_to_json(varied)}
-                )
-                write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
-            extra = [] if run is None else training_sections(run, chosen, simulation, pairs[0])
-    if rerun is not None:
-        write_rerun(rerun, result, pairs)
-        print(f"recording: {rerun}")
-    film = rollout_film(result.method(policy.name).rollouts[0], pairs, chosen.unit)
-    write_bytes_atomic(out / "rollout.gif", film)
-    for section in extra:
-        if section.title == CHUNKS and isinstance(section.body, bytes):
-            write_bytes_atomic(out / "chunks.png", section.body)
-    write_bytes_atomic(out / "report.html", render_report(chosen, result, pairs, extra, varied))
-    print(f"report: {out / 'report.html'}")
+    if rerun is not None and data is not None:
+        raise UserError("--rerun shows episodes in simulation; --data has none")
+    if set_ and url is not None:
+        raise UserError("--set changes the search of a checkpoint; with --url the service decides how to search")
+    if set_ and data is not None:
+        raise UserError("--set changes the search in simulation; --data does not search")
 
 
 def _score_recordings(data: Path, checkpoint: Path, out: Path) -> None:
@@ -192,46 +183,3 @@ def _score_recordings(data: Path, checkpoint: Path, out: Path) -> None:
     print(table)
     write_json_atomic(out / "result.json", recorded.to_json(result))
     write_bytes_atomic(out / "table.txt", f"{table}\n".encode())
-
-
-@contextlib.contextmanager
-def _planner(
-    url: str | None, token: str | None, checkpoint: Path | None, name: str, deadline_ms: float | None
-) -> Iterator[tuple[PlannerPolicy, ModelCard, dict[str, str]]]:
-    """Open the planner at ``url``, or else of ``checkpoint``, which the report calls ``name``.
-
-    Give the policy, what the model is, and what the report says of it.
-    """
-    from planner_service.client import PlanError, PlannerClient
-    from sims.evaluation.pairs import refuse_evaluation_data
-    from sims.evaluation.policies import local_planner, remote_planner
-
-    deadline = {} if deadline_ms is None else {"deadline": f"{deadline_ms:g} ms"}
-    if url is not None:
-        with PlannerClient(url, token) as client:
-            try:
-                card = client.model()
-            except PlanError as error:
-                raise UserError(f"the planner at {url} does not answer as it should: {error}") from error
-            yield remote_planner(client, card, deadline_ms), card, {"planner": url, **_facts(card), **deadline}
-    elif checkpoint is not None:
-        from hnet_vjepa.checkpoint import read_manifest
-        from hnet_vjepa.planning.planner import load_planner
-
-        for phase in read_manifest(checkpoint).phases:
-            refuse_evaluation_data(phase.data_settings, f"{checkpoint}, phase {phase.phase},")
-        planner = load_planner(checkpoint)
-        yield (
-            local_planner(planner, deadline_ms),
-            planner.card,
-            {"planner": name, **_facts(planner.card), **deadline},
-        )
-
-
-def _facts(card: ModelCard) -> dict[str, str]:
-    search = card.search
-    return {
-        "model": f"{card.name}, {card.parameters:,} parameters, phases {', '.join(card.phases)}",
-        "weights (SHA-256)": card.fingerprint,
-        "search": f"{search.candidates} candidates, {search.iterations} iterations, horizon {search.horizon}",
-    }

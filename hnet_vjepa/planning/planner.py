@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,7 @@ from hnet_vjepa.planning.goals.subgoal import plan_macro_states, with_subgoals
 from hnet_vjepa.planning.goals.text import unknown_words
 from hnet_vjepa.planning.imagination import Imagination
 from hnet_vjepa.planning.interface import Cost, ModelCard, Picture, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.overrides import with_plan
 from hnet_vjepa.planning.perception import Perception, Present
 
 CACHED_GOALS = 512  # text and label goals whose retrieved state is kept
@@ -303,14 +304,17 @@ class WorldModelPlanner:
         return np.stack([self.actions.to_robot(actions) for actions in tried[0][0]])
 
 
-def load_planner(checkpoint: Path | str, threads: int | None = None) -> WorldModelPlanner:
+def load_planner(
+    checkpoint: Path | str, threads: int | None = None, plan: Mapping[str, str] | None = None
+) -> WorldModelPlanner:
     """Load a checkpoint for planning. ``threads`` sets torch's; the default leaves them as they are.
 
-    Raises UserError when the checkpoint is missing, damaged, or has no action phase.
+    ``plan``: other values for the configuration's section ``plan`` (see with_plan). Raises UserError when one is not
+    allowed, and when the checkpoint is missing, damaged, or has no action phase.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    planner = WorldModelPlanner(load_checkpoint(checkpoint))
+    planner = WorldModelPlanner(with_plan(load_checkpoint(checkpoint), plan or {}))
     planner.compile()
     return planner
 

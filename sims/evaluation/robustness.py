@@ -103,8 +103,3 @@ def sweeps_to_json(sweeps: Sequence[Sweep]) -> dict[str, Any]:
         }
         for s in sweeps
     }
-
-
-def sweeps_as_text(sweeps: Sequence[Sweep]) -> str:
-    """One sentence per factor."""
-    return "\n".join(s.sentence() for s in sweeps)

@@ -340,12 +340,11 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def test_command_writes_result_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hnet_vjepa import checkpoint
-    from hnet_vjepa.planning import planner
+    from sims.evaluation import sources
 
     trained = SimpleNamespace(phases=[SimpleNamespace(phase="action", data_settings={"domain": "collect"})])
-    monkeypatch.setattr(checkpoint, "read_manifest", lambda _: trained)
-    monkeypatch.setattr(planner, "load_planner", lambda _: StandIn())
+    monkeypatch.setattr(sources, "read_manifest", lambda _: trained)
+    monkeypatch.setattr(sources, "load_planner", lambda path, plan: StandIn())
     for goal in ("image", "label"):
         arguments = (
             "--task",
@@ -412,11 +411,31 @@ def test_command_at_a_distance_and_under_variation(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hnet_vjepa import checkpoint
-    from hnet_vjepa.planning import planner
+    from sims.evaluation import sources
 
-    monkeypatch.setattr(checkpoint, "read_manifest", lambda _: SimpleNamespace(phases=[]))
-    monkeypatch.setattr(planner, "load_planner", lambda _: StandIn())
+    monkeypatch.setattr(sources, "read_manifest", lambda _: SimpleNamespace(phases=[]))
+    monkeypatch.setattr(sources, "load_planner", lambda path, plan: StandIn())
+
+
+def test_search_settings_are_changed_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sims.evaluation import sources
+
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(sources, "read_manifest", lambda _: SimpleNamespace(phases=[]))
+    monkeypatch.setattr(sources, "load_planner", lambda path, plan: given.append(plan) or StandIn())
+    words = ("--checkpoint", "c", "--task", "fetch-reach", "--episodes", "1", "--steps", "1", "--out", str(tmp_path))
+    assert command(*words, "--set", "plan.candidates=16", "--set", "plan.first_std=0.5")[0] == 0
+    assert given == [{"candidates": "16", "first_std": "0.5"}]
+    conditions = json.loads((tmp_path / "result.json").read_text())["conditions"]
+    assert conditions["changed settings"] == "plan.candidates=16, plan.first_std=0.5"
+    assert command(*words)[0] == 0
+    assert "changed settings" not in json.loads((tmp_path / "result.json").read_text())["conditions"]
+    for more, message in (
+        (("--checkpoint", "c", "--set", "action.steps=3"), "unknown field of --set 'action.steps'"),
+        (("--checkpoint", "c", "--data", "d", "--set", "plan.candidates=3"), "--data does not search"),
+        (("--url", "http://x", "--set", "plan.candidates=3"), "with --url the service decides"),
+    ):
+        assert message in command(*more)[1]
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -74,7 +74,7 @@ def test_command(toy_run: Path, toy_store: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "result.json").read_text())["episodes"] == 2
     assert (tmp_path / "out" / "table.txt").read_text() == done.output
     for more, says in (
-        (["--url", "http://x", "--checkpoint", "c"], "--data scores what a model expects of recordings; give --check"),
+        (["--url", "http://x", "--checkpoint", "c"], "--data scores a model on recordings; give --check"),
         ([], "give --checkpoint, "),
         (["--checkpoint", str(toy_run / "probe")], "planning needs the phase 'action'"),
     ):

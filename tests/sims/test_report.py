@@ -15,9 +15,9 @@ import pytest
 from benchmarks import render
 from hnet_vjepa.errors import UserError
 from sims.core.task import Simulation
-from sims.evaluation import evaluate as evaluation
+from sims.evaluation import run as evaluation
 from sims.evaluation.pairs import make_pair
-from sims.reporting import training
+from sims.reporting import training, write
 from sims.reporting.baselines import FACTS, compared
 from sims.reporting.report import Section
 from sims.reporting.training import read_run, training_sections
@@ -160,11 +160,10 @@ def test_what_is_no_finished_run_is_refused(toy_run: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hnet_vjepa import checkpoint
-    from hnet_vjepa.planning import planner
+    from sims.evaluation import sources
 
-    monkeypatch.setattr(checkpoint, "read_manifest", lambda _: SimpleNamespace(phases=[]))
-    monkeypatch.setattr(planner, "load_planner", lambda _: StandIn())
+    monkeypatch.setattr(sources, "read_manifest", lambda _: SimpleNamespace(phases=[]))
+    monkeypatch.setattr(sources, "load_planner", lambda path, plan: StandIn())
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -197,7 +196,7 @@ def test_what_was_measured_is_kept_when_the_report_fails(tmp_path: Path, monkeyp
         raise RuntimeError("no picture")
 
     monkeypatch.setattr(training, "read_run", lambda work_dir: work_dir)
-    monkeypatch.setattr(training, "training_sections", fail)
+    monkeypatch.setattr(write, "training_sections", fail)
     words = (
         "--task",
         "fetch-reach",

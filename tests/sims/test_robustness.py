@@ -23,7 +23,6 @@ from sims.evaluation.robustness import (
     Sweep,
     chosen_factors,
     sweep,
-    sweeps_as_text,
     sweeps_to_json,
     under_variation,
 )
@@ -86,7 +85,7 @@ def test_a_planner_that_goes_only_in_the_light(robot: fetch_reach.FetchReach, pa
     assert max(asked) == 1 and min(asked) < 0.75
     [said] = json.loads(json.dumps(sweeps_to_json([found]))).items()
     assert said[0] == "light" and [row["strength"] for row in said[1]["strengths"]] == list(STRENGTHS)
-    assert sweeps_as_text([found]).startswith(f"light: works up to strength {found.works_up_to():g} (success within")
+    assert found.sentence().startswith(f"light: works up to strength {found.works_up_to():g} (success within")
     assert plots.sweeps([found, replace(found, factor="camera")]).startswith(b"\x89PNG")
 
 
