@@ -69,7 +69,7 @@ def test_diagnosis_and_chunk_pictures_need_nothing_that_is_left_out(whole: Path,
     torch.manual_seed(1)  # whatever stands in the place of what is left out must not matter
     again = load_checkpoint(exported).model
     assert torch.equal(
-        again.states(torch.zeros(1, 1, 32, 32, 3))[0], checkpoint.model.states(torch.zeros(1, 1, 32, 32, 3))[0]
+        again.states(torch.zeros(1, 1, *toy.SHAPE))[0], checkpoint.model.states(torch.zeros(1, 1, *toy.SHAPE))[0]
     )
 
 

@@ -12,15 +12,16 @@ from hnet_vjepa.config import Config, parse_config
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, write_shard
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 
-SIZE = 32
+HEIGHT, WIDTH = 32, 40  # not square, so that height and width cannot be confused unnoticed
+SHAPE = (HEIGHT, WIDTH, 3)
 SPEC = ActionSpec(low=(-3.0, -3.0, 0, 0, 0, 0, 0), high=(3.0, 3.0, 0, 0, 0, 0, 0), active=(0, 1))
-CAMERA = CameraSpec(height=SIZE, width=SIZE, dt=0.1)
+CAMERA = CameraSpec(height=HEIGHT, width=WIDTH, dt=0.1)
 LABELS = ("left", "right")
 
 
 def picture(x: float, y: float) -> np.ndarray:
     """A square of 8 pixels centred at column x, row y."""
-    frame = np.full((SIZE, SIZE, 3), 30, np.uint8)
+    frame = np.full(SHAPE, 30, np.uint8)
     column, row = round(x), round(y)
     frame[max(0, row - 4) : row + 4, max(0, column - 4) : column + 4] = (250, 200, 60)
     return frame
@@ -28,15 +29,15 @@ def picture(x: float, y: float) -> np.ndarray:
 
 def episode(index: int, frames: int = 12) -> Episode:
     rng = np.random.default_rng(index)
-    position = rng.uniform(6, SIZE - 6, 2)
+    position = rng.uniform((6, 6), (WIDTH - 6, HEIGHT - 6))
     places, actions = [position.copy()], []
     for _ in range(frames - 1):
         move = rng.uniform(-3, 3, 2)
-        after = np.clip(position + move, 5, SIZE - 5)
+        after = np.clip(position + move, 5, (WIDTH - 5, HEIGHT - 5))
         actions.append([*(after - position), 0, 0, 0, 0, 0])
         position = after
         places.append(position.copy())
-    sides = ["left" if x < SIZE / 2 else "right" for x, _ in places]
+    sides = ["left" if x < WIDTH / 2 else "right" for x, _ in places]
     return Episode(
         index=index,
         seed=index,

@@ -62,7 +62,7 @@ def test_windows_are_counted_like_the_frames_that_are_filmed() -> None:
 
 def test_episodes_are_cut_to_whole_windows(toy_store: Path) -> None:
     store = EpisodeStore(toy_store)  # twenty episodes of 12 frames
-    frames = robot_clip(store, (toy.SIZE, toy.SIZE))
+    frames = robot_clip(store, toy.SHAPE[:2])
     assert len(frames) == 20 * 8
     assert np.array_equal(frames[8:16], store.episodes[1].frames[:8])
 
@@ -104,7 +104,7 @@ def budget() -> Config:
 def test_an_empty_scene_has_fewer_chunks_than_a_busy_one(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
     """Of a model with a budget. What is usual costs no chunks: here, the picture without its square."""
     path = run_pipeline(budget(), toy_store, tmp_path / "budget", ["pretrain"], progress=False)
-    size = (toy.SIZE, toy.SIZE)
+    size = toy.SHAPE[:2]
     own = robot_clip(EpisodeStore(toy_store), size)
     clips = {"toy": own, "empty": np.full_like(own, own[0].min()), **controls(size)}
     rows = measure("toy", True, load_checkpoint(path).model.backbone, clips)

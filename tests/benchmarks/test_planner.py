@@ -73,15 +73,15 @@ class Square:
     """The toy robot as a simulation: a square that the actions move over the picture."""
 
     def __init__(self) -> None:
-        self.position = np.full(2, toy.SIZE / 2)
+        self.position = np.array([toy.WIDTH / 2, toy.HEIGHT / 2])
 
     def reset(self) -> None:
         """Go to the middle."""
-        self.position = np.full(2, toy.SIZE / 2)
+        self.position = np.array([toy.WIDTH / 2, toy.HEIGHT / 2])
 
     def step(self, action: Action) -> None:
         """Move, but not out of the picture."""
-        self.position = np.clip(self.position + np.clip(action[:2], -3, 3), 5, toy.SIZE - 5)
+        self.position = np.clip(self.position + np.clip(action[:2], -3, 3), 5, (toy.WIDTH - 5, toy.HEIGHT - 5))
 
     def frame(self) -> NDArray[np.uint8]:
         """The picture."""
@@ -120,7 +120,7 @@ TASK = Task(
     states=("x", "y"),
     open=Square,
     data_policy=lambda rng: lambda state: np.array([*rng.uniform(-3, 3, 2), 0, 0, 0, 0, 0], np.float32),
-    sample_goal=lambda rng: rng.uniform(6, toy.SIZE - 6, 2).astype(np.float32),
+    sample_goal=lambda rng: rng.uniform((6, 6), (toy.WIDTH - 6, toy.HEIGHT - 6)).astype(np.float32),
     controller=controller,
     distance=lambda state, goal: float(np.linalg.norm(state - goal)),
     place=lambda state: Placement(0.0, 0.0, 0.0),

@@ -77,7 +77,7 @@ def test_evaluate_and_collect_refuse(tmp_path: Path, toy_run: Path) -> None:
     assert "unknown task 'walk'" in refused("data", "collect", "--task", "walk", "--out", str(tmp_path / "x"))
     assert refused("evaluate").startswith("give --url, for a running service, --checkpoint, ")
     assert "is not a checkpoint" in refused("evaluate", "--checkpoint", str(tmp_path))
-    assert "32 x 32 pictures; fetch-reach gives 64 x 64" in refused(
+    assert "32 x 40 pictures; fetch-reach gives 64 x 64" in refused(
         "evaluate", "--task", "fetch-reach", "--checkpoint", str(toy_run / "action")
     )
     assert "was trained on 'toy', which is none of the simulated robots; give --task" in refused(

@@ -51,4 +51,4 @@ def test_it_says_how_to_install(tmp_path: Path) -> None:
 def test_requirements_are_the_package_s_own() -> None:
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     assert lines == ["--constraint constraints.txt", "torch", "--editable .[deepspeed,dev]"]
-    assert toy.SIZE  # the tests' own helpers are found by plain 'pytest' too
+    assert toy.SHAPE  # the tests' own helpers are found by plain 'pytest' too

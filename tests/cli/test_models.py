@@ -127,7 +127,7 @@ def test_the_task_is_the_one_it_was_trained_for(folder: Path, monkeypatch: pytes
             command, "--model", "square"
         )
         monkeypatch.setitem(TASKS, "square", replace(TASKS["two-room"], name="square"))
-        says = "32 x 32 pictures; square gives 64 x 64"
+        says = "32 x 40 pictures; square gives 64 x 64"
         assert says in refused(command, "--model", "square", "--out", str(folder.parent.parent / "out"))
         assert "fetch-reach gives 64 x 64" in refused(command, "--model", "square", "--task", "fetch-reach")
         monkeypatch.delitem(TASKS, "square")

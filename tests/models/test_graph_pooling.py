@@ -262,7 +262,7 @@ def test_it_takes_the_place_of_attention_pooling_in_the_encoder() -> None:
     torch.manual_seed(0)
     model = HNetViT(graph_config().model.backbone)
     assert isinstance(model.pooling, GraphPooling)
-    video = torch.rand(2, 4, toy.SIZE, toy.SIZE, 3) * 2 - 1
+    video = torch.rand(2, 4, *toy.SHAPE) * 2 - 1
     for window in (1, 2):
         chunks = model(video, window=window, across=True)
         assert chunks.tokens.shape == (2, 4 // window, 4, 16)

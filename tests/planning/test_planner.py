@@ -210,8 +210,8 @@ def test_a_dimension_of_no_width_stays_fixed(toy_run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"frames": np.zeros((1, 16, 16, 3), np.uint8)}, "this camera gives 32 x 32 x 3"),
-        ({"frames": np.zeros((0, 32, 32, 3), np.uint8)}, "T at least 1"),
+        ({"frames": np.zeros((1, 16, 16, 3), np.uint8)}, "this camera gives 32 x 40 x 3"),
+        ({"frames": np.zeros((0, *toy.SHAPE), np.uint8)}, "T at least 1"),
         ({"frames": np.zeros((1, 32, 32, 3), np.float32)}, "type uint8"),
         ({"goal": ImageGoal(np.zeros((8, 8, 3), np.uint8))}, "goal.image"),
         ({"goal": TextGoal("  ")}, "goal.text: is empty"),

@@ -109,14 +109,12 @@ def test_no_plan_leaves_the_bounds_of_any_robot(checkpoint: Checkpoint, seed: in
 
 def frames() -> st.SearchStrategy[NDArray[np.uint8]]:
     """Black, white, noise, a chequered pattern: pictures that no training ever showed."""
-    whole = st.integers(0, 255).map(lambda value: np.full((toy.SIZE, toy.SIZE, 3), value, np.uint8))
+    whole = st.integers(0, 255).map(lambda value: np.full(toy.SHAPE, value, np.uint8))
     noise = st.integers(0, 2**31 - 1).map(
-        lambda seed: np.random.default_rng(seed).integers(0, 256, (toy.SIZE, toy.SIZE, 3), np.uint8)
+        lambda seed: np.random.default_rng(seed).integers(0, 256, toy.SHAPE, np.uint8)
     )
     chequered = st.integers(1, 16).map(
-        lambda cell: np.repeat(
-            (np.indices((toy.SIZE, toy.SIZE)).sum(0) // cell % 2 * 255).astype(np.uint8)[..., None], 3, 2
-        )
+        lambda cell: np.repeat((np.indices(toy.SHAPE[:2]).sum(0) // cell % 2 * 255).astype(np.uint8)[..., None], 3, 2)
     )
     return st.one_of(whole, noise, chequered)
 
@@ -165,10 +163,14 @@ def composed(draw: st.DrawFn) -> PlanQuery:
     """Any cost, and a goal that is whole, in part, or several."""
     weight = st.floats(0, LARGEST, width=32)
     weights = st.tuples(weight, weight, weight, weight).filter(any)
-    corner = st.tuples(st.integers(0, 30), st.integers(0, 30))
+    corner = st.tuples(st.integers(0, toy.WIDTH - 2), st.integers(0, toy.HEIGHT - 2))
     region = corner.flatmap(
         lambda xy: st.builds(
-            Region, st.just(xy[0]), st.just(xy[1]), st.integers(xy[0] + 1, 32), st.integers(xy[1] + 1, 32)
+            Region,
+            st.just(xy[0]),
+            st.just(xy[1]),
+            st.integers(xy[0] + 1, toy.WIDTH),
+            st.integers(xy[1] + 1, toy.HEIGHT),
         )
     )
     in_part = st.one_of(

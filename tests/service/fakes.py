@@ -27,7 +27,7 @@ from planner_service.listening import listen
 
 CARD = ModelCard(
     name="fake",
-    camera=CameraSpec(height=64, width=64, dt=0.1),
+    camera=CameraSpec(height=48, width=64, dt=0.1),
     action=ActionSpec(
         names=("x", "y", "z"),
         units=("m", "m", "m"),
@@ -150,7 +150,7 @@ def serving_ready(app: FastAPI, token: str | None = None, port: int = 0) -> Iter
         yield url
 
 
-def picture(seed: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
+def picture(seed: int = 0, height: int = CARD.camera.height, width: int = CARD.camera.width) -> np.ndarray:
     """A noisy picture, uint8."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -20,10 +21,10 @@ from PIL import Image
 
 from planner_service.app import create_app
 from planner_service.images import encode_image
-from tests.service.fakes import FakePlanner, picture, serving_ready
+from tests.service.fakes import CARD, FakePlanner, picture, serving_ready
 
 GOOD = encode_image(picture())
-PLAIN = encode_image(np.zeros((64, 64, 3), np.uint8))  # short, for hypothesis prints what it draws from
+PLAIN = encode_image(np.zeros((48, 64, 3), np.uint8))  # short, because hypothesis prints what it draws from
 JSON = {"content-type": "application/json"}
 CORNER = {"x0": 0, "y0": 0, "x1": 9, "y1": 9}
 
@@ -77,24 +78,24 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no frames": (body(frames=[]), "frames", "at least 1"),
     "too many frames": (body(frames=[GOOD] * 65), "frames", "at most 64"),
     "wrong shape": (
-        body(frames=[GOOD, encode_image(picture(0, 48, 64))]),
+        body(frames=[GOOD, encode_image(picture(0, 64, 48))]),
         "frames.1",
-        "48 x 64 pixels (height x width); this",
+        "64 x 48 pixels (height x width); this camera gives 48 x 64",
     ),
     "wrong goal shape": (
         body(goal={"kind": "image", "image": encode_image(picture(0, 64, 32))}),
         "goal.image",
-        "64 x 64",
+        "48 x 64",
     ),
     "not base64": (body(frames=["%%%"]), "frames.0", "base64"),
     "not an image": (body(frames=[base64.b64encode(b"hello").decode()]), "frames.0", "neither a PNG nor a JPEG"),
     "gif": (body(frames=[file_text(Image.new("RGB", (64, 64)), "GIF")]), "frames.0", "neither a PNG nor a JPEG"),
-    "16 bits": (body(frames=[file_text(Image.new("I;16", (64, 64)), "PNG")]), "frames.0", "8-bit"),
-    "cmyk": (body(frames=[file_text(Image.new("CMYK", (64, 64)), "JPEG")]), "frames.0", "CMYK"),
+    "16 bits": (body(frames=[file_text(Image.new("I;16", (64, 48)), "PNG")]), "frames.0", "8-bit"),
+    "cmyk": (body(frames=[file_text(Image.new("CMYK", (64, 48)), "JPEG")]), "frames.0", "CMYK"),
     "cut off": (body(frames=[GOOD[:4000]]), "frames.0", "cut off"),
-    "bomb": (body(frames=[png_header(100_000, 100_000)]), "frames.0", "this camera gives 64 x 64"),
+    "bomb": (body(frames=[png_header(100_000, 100_000)]), "frames.0", "this camera gives 48 x 64"),
     "half a bomb": (body(frames=[png_header(9000, 9000)]), "frames.0", "9000 x 9000"),
-    "empty right size": (body(frames=[png_header(64, 64)]), "frames.0", "cut off"),
+    "empty right size": (body(frames=[png_header(64, 48)]), "frames.0", "cut off"),
     "frame is a number": (body(frames=[3]), "frames.0", "string"),
     "nested lists": (body(frames=[[[0, 0, 0]]]), "frames.0", "string"),
     "no goal": ({"frames": [GOOD]}, "goal", "required"),
@@ -111,9 +112,9 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "latent shape": (body(goal={"kind": "latent", "state": [[0.0, 1.0]]}), "goal.state", "3 x 4"),
     "latent huge number": (body(goal={"kind": "latent", "state": [[1e300] * 4] * 3}), "goal.state", "32-bit"),
     "region outside": (
-        body(goal={"kind": "image", "image": GOOD, "region": {"x0": 0, "y0": 10, "x1": 64, "y1": 65}}),
+        body(goal={"kind": "image", "image": GOOD, "region": {"x0": 0, "y0": 10, "x1": 64, "y1": 49}}),
         "goal.region",
-        "rows 10 to 65: no rectangle inside the picture of 64 columns and 64 rows",
+        "rows 10 to 49: no rectangle inside the picture of 64 columns and 48 rows",
     ),
     "region without area": (
         body(goal={"kind": "image", "image": GOOD, "region": {"x0": 5, "y0": 0, "x1": 5, "y1": 9}}),
@@ -320,8 +321,10 @@ def test_openapi_describes_what_is_accepted(http: httpx.Client) -> None:
     assert {"ImageGoalBody", "TextGoalBody", "LabelGoalBody", "LatentGoalBody", "Problem", "PlanResponse"} <= set(
         models
     )
-    for example in models["PlanRequest"]["examples"]:
-        assert http.post("/v1/plan", json=example).status_code == 200
+    camera = CARD.camera.model_copy(update={"height": 64, "width": 64})  # of the pictures in the examples
+    with serving_ready(create_app(FakePlanner(replace(CARD, camera=camera)))) as url:
+        for example in models["PlanRequest"]["examples"]:
+            assert httpx.post(url + "/v1/plan", json=example).status_code == 200
     text = json.dumps(schema)
     references = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert references <= set(models)

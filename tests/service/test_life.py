@@ -64,7 +64,7 @@ def test_not_ready_until_loaded_and_warmed_up() -> None:
 def test_warm_up_asks_what_the_model_can_answer(goal: str) -> None:
     planner = FakePlanner(card=replace(CARD, goals=(goal,)))
     with serving_ready(create_app(planner)) as url:
-        assert planner.batches[0][0].frames.shape == (3, 64, 64, 3)
+        assert planner.batches[0][0].frames.shape == (3, 48, 64, 3)
         answer = ask(url)
         if goal == "text":
             assert answer.status_code == 200

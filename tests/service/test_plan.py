@@ -29,7 +29,7 @@ GOALS: list[Goal] = [
     TextGoal("move to the far lëft corner 🤖"),
     LabelGoal(("right", "left")),
     LatentGoal(LATENT),
-    ImageGoal(picture(9), Region(1, 2, 30, 64)),
+    ImageGoal(picture(9), Region(1, 2, 30, 48)),
     ImageGoal(picture(9), slot_weights=(0.0, 1.0, 0.25)),
     LatentGoal(LATENT, (1.0, 0.0, 2.0)),
     AllGoals((TextGoal("left"), ImageGoal(picture(9), Region(0, 0, 64, 9)), LabelGoal(("left",)))),

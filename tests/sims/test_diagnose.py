@@ -256,6 +256,6 @@ def test_command(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "weakest link: " in done.output
     assert read_manifest(toy_run / "action").trained()[-1] == "action"
     done = CliRunner().invoke(cli.main.app, ["diagnose", *words[3:5], "--task", "fetch-reach"])
-    assert "32 x 32 pictures; fetch-reach gives 64 x 64" in str(done.exception)
+    assert "32 x 40 pictures; fetch-reach gives 64 x 64" in str(done.exception)
     done = CliRunner().invoke(cli.main.app, [*words[:3], "--checkpoint", str(toy_run / "pretrain")])
     assert "planning needs the phase 'action'" in str(done.exception)

@@ -30,7 +30,7 @@ def test_what_is_masked_is_unseen() -> None:
     torch.manual_seed(0)
     config = toy.config()
     model = HNetVJEPA(config, _robot())
-    video = torch.rand(2, 3, toy.SIZE, toy.SIZE, 3) * 2 - 1
+    video = torch.rand(2, 3, *toy.SHAPE) * 2 - 1
     target = model.target(video, across=True)
     hidden = hidden_slots([0, 1], 0, *target.mask.shape[1:], 0.5, 0.0)
     seen = blank(video, target, hidden, model.backbone.encoder.stride)
@@ -50,7 +50,7 @@ def test_what_is_masked_is_unseen() -> None:
 
 def test_where_the_predictor_is_asked_about_does_not_depend_on_the_picture() -> None:
     model = HNetVJEPA(toy.config(), _robot())
-    one, two = (model.target(torch.rand(1, 3, toy.SIZE, toy.SIZE, 3), across=True) for _ in range(2))
+    one, two = (model.target(torch.rand(1, 3, *toy.SHAPE), across=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(*(slot_places(model.backbone, c) for c in (one, two)), strict=True))
     places, sizes = slot_places(model.backbone, one)
     assert places.shape == (1, 12, 3) and sizes.shape == (1, 12)
@@ -67,15 +67,15 @@ def test_slots_that_only_differ_from_each_other_have_no_content() -> None:
 def test_hidden_pixels_are_those_of_the_hidden_slots() -> None:
     torch.manual_seed(0)
     model = HNetVJEPA(toy.config(), _robot())
-    video = torch.rand(1, 2, toy.SIZE, toy.SIZE, 3) + 0.5
+    video = torch.rand(1, 2, *toy.SHAPE) + 0.5
     target = model.target(video, across=True)
     owners = target.cell_slots()  # B x W x N
     slot = int(owners[0, 0, 5])
     hidden = torch.zeros(1, 2, 4, dtype=torch.bool)
     hidden[0, 0, slot] = True
     seen = blank(video, target, hidden, 8)
-    for cell in range(16):
-        row, column = divmod(cell, 4)
+    for cell in range(20):
+        row, column = divmod(cell, 5)
         patch = seen[0, 0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
         assert bool((patch == 0).all()) == bool(owners[0, 0, cell] == slot)
     assert torch.equal(seen[0, 1], video[0, 1])

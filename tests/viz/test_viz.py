@@ -181,14 +181,14 @@ def test_a_film_of_a_video_of_another_shape(toy_run: Path, tmp_path: Path) -> No
         assert container.streams.video[0].average_rate == 5
     assert len(drawn) == len(made.seen.owners) == 7
     for t, picture in enumerate(footage.pictures()):
-        left = drawn[t][TITLE : TITLE + 224, :224].astype(int)
-        assert np.abs(left - fit(picture, (224, 224)).astype(int)).mean() < 6
+        left = drawn[t][TITLE : TITLE + 224, :280].astype(int)
+        assert np.abs(left - fit(picture, (224, 280)).astype(int)).mean() < 6
     for data, format in ((made.gif, "GIF"), (made.png, "PNG")):
         (tmp_path / "picture").write_bytes(data)
         with Image.open(tmp_path / "picture") as picture:
             assert picture.format == format
             assert getattr(picture, "n_frames", 1) == (7 if format == "GIF" else 1)
-    seen = track(model.backbone, (fit(picture, (toy.SIZE, toy.SIZE)) for picture in footage.pictures()))
+    seen = track(model.backbone, (fit(picture, toy.SHAPE[:2]) for picture in footage.pictures()))
     assert np.array_equal(seen.owners, made.seen.owners)
 
 
