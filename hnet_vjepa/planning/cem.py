@@ -28,7 +28,7 @@ SamplePrior = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences sampled from the policy prior, B x P x H x A."""
 
 
-PIECES = (16, 64)  # least and most candidates that are scored at once when there is a deadline to look at between
+PIECES = (16, 64)  # fewest and most candidates that are scored between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Found:
 
     actions: Tensor  # B x H x A, in -1..1
     energies: Tensor  # B x H
-    iterations: tuple[int, ...]  # B, rounds until it was found: fewer than asked when time was up or the mean settled
+    iterations: tuple[int, ...]  # B; fewer than in the settings when time was up or the mean converged
 
 
 def box(actions: Tensor) -> Tensor:
@@ -107,13 +107,11 @@ def search_actions(problem: SearchProblem) -> Found:
     for iteration in range(search.iterations):
         if iteration and deadline is not None and time.monotonic() + spent / iteration > deadline:
             break
-        proposed = (
-            min(plan.prior_candidates, search.candidates - 1) if sample_prior is not None and not iteration else 0
-        )
+        sampled = min(plan.prior_candidates, search.candidates - 1) if sample_prior is not None and not iteration else 0
         candidates = [mean[:, None]]
-        if sample_prior is not None and proposed:
-            candidates.append(sample_prior(draw(proposed)))
-        noise = (shape @ draw(search.candidates - 1 - proposed)).to(start)
+        if sample_prior is not None and sampled:
+            candidates.append(sample_prior(draw(sampled)))
+        noise = (shape @ draw(search.candidates - 1 - sampled)).to(start)
         candidates.append(mean[:, None] + spread[:, None] * noise)
         allowed = problem.allow(torch.cat(candidates, 1))  # B x N x H x A
         energies = _in_time(problem.score, allowed, search.elites, deadline)  # B x N x H
@@ -127,7 +125,7 @@ def search_actions(problem: SearchProblem) -> Found:
         near = plan.momentum * mean + (1 - plan.momentum) * elites.mean(1)
         spread_now = elites.std(1, unbiased=False) if search.elites > 1 else spread * 0.5
         close = (plan.momentum * spread + (1 - plan.momentum) * spread_now).clamp(min=plan.min_std)
-        # What has settled stays as it is, so that no query's plan depends on the others that are searched beside it.
+        # A converged search is frozen, so that no query's plan depends on the others in the batch.
         moved = (near - mean).abs().amax((1, 2))  # B
         still = settled[:, None, None]
         mean, spread = torch.where(still, mean, near), torch.where(still, spread, close)
@@ -143,7 +141,7 @@ def search_actions(problem: SearchProblem) -> Found:
 
 
 def _in_time(score: Score, candidates: Tensor, least: int, deadline: float | None) -> Tensor:
-    """Energies of the candidates B x N x H x A, or of as many of the first as there is time for, ``least`` at least."""
+    """Energies of the candidates B x N x H x A, or of as many as there is time for, at least ``least``."""
     if deadline is None:
         return score(candidates)
     begun = time.monotonic()
@@ -151,7 +149,7 @@ def _in_time(score: Score, candidates: Tensor, least: int, deadline: float | Non
     energies = [score(candidates[:, :done])]
     while done < candidates.shape[1]:
         now = time.monotonic()
-        fit = int((deadline - now) * done / max(now - begun, 1e-9))  # as many as there is likely to be time for
+        fit = int((deadline - now) * done / max(now - begun, 1e-9))  # as many as are likely to fit
         if fit < PIECES[0]:
             break
         piece = candidates[:, done : done + min(fit, PIECES[1])]

@@ -1,7 +1,7 @@
-"""Running streams: what an encoder that looks back has made of the frames so far, so that only new ones are encoded.
+"""Cache of a temporal encoder's running state, so that of a robot's frames only the new one is encoded.
 
-A robot that asks for a plan at every step sends the frames that its planner looks at, and all but the newest were there
-the last time. Nobody has to open a session for that: a stream is found again by its own pictures.
+A robot that requests a plan at every step sends the frames that its planner uses, and all but the newest were sent with
+the request before. No session is needed: the cached state is found by a hash of the frames themselves.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 
 from hnet_vjepa.models.hnet.encoder import Cache
 
-REMEMBERED_STREAMS = 256
+CACHED_STREAMS = 256
 
 Frames = NDArray[np.uint8]  # T x H x W x 3
 Encode = Callable[[Frames, Cache], tuple[Tensor, ...]]
-"""Clips B x T x H x W x 3 and the cache of their streams, which it moves on -> tensors B x T x ..."""
+"""Clips B x T x H x W x 3 and the encoder's cache of their past, which it updates -> tensors B x T x ..."""
 
 
 @dataclass(frozen=True)
 class _Stream:
     cache: Cache  # of one row
-    last: tuple[Tensor, ...]  # what was made of its last frame, each 1 x ...
+    last: tuple[Tensor, ...]  # encoding of its last frame, each 1 x ...
 
 
 class EncoderCache:
-    """The streams of all robots that ask, the longest unused forgotten first.
+    """Cached states of the most recent streams of frames (least recently used are dropped).
 
-    ``history``: frames before a frame that its encoding depends on.
+    ``history``: number of frames before a frame that its encoding depends on.
     """
 
     def __init__(self, encode: Encode, history: int) -> None:
@@ -42,10 +42,10 @@ class EncoderCache:
         self._known: OrderedDict[bytes, _Stream] = OrderedDict()
 
     def last_two(self, clips: Sequence[Frames]) -> tuple[Tensor, ...]:
-        """What is made of the last two frames of B equally long clips T x H x W x 3: each B x 2 x ...
+        """Encodings of the last two frames of B equally long clips T x H x W x 3: each B x 2 x ...
 
         Equal to encoding every clip from its first frame. A single frame is its own past. Where all but the last frame
-        were there before, only that one is encoded, whatever the history.
+        are cached, only that one is encoded.
         """
         clips = [clip[-self._history - 2 :] for clip in clips]
         keys = [self._key(clip[:-1]) for clip in clips]
@@ -55,11 +55,11 @@ class EncoderCache:
             rows = [i for i, stream in enumerate(found) if (stream is not None) == running]
             if rows:
                 pasts = [stream for i in rows if (stream := found[i]) is not None]
-                made.update(zip(rows, self._go_on([clips[i] for i in rows], pasts), strict=True))
+                made.update(zip(rows, self._encode_new([clips[i] for i in rows], pasts), strict=True))
         return tuple(torch.cat(parts) for parts in zip(*(made[i] for i in range(len(clips))), strict=True))
 
-    def _go_on(self, clips: list[Frames], pasts: list[_Stream]) -> list[tuple[Tensor, ...]]:
-        """Encode clips from their first frames, or only their last ones where their ``pasts`` are given: 1 x 2 x ..."""
+    def _encode_new(self, clips: list[Frames], pasts: list[_Stream]) -> list[tuple[Tensor, ...]]:
+        """Encode whole clips, or only their last frames where their ``pasts`` are given: each 1 x 2 x ..."""
         cache: Cache = {}
         if pasts:
             cache = {key: torch.cat([past.cache[key] for past in pasts]) for key in pasts[0].cache}
@@ -70,17 +70,17 @@ class EncoderCache:
             before = pasts[row].last if pasts else tuple(x[:, max(0, x.shape[1] - 2)] for x in here)
             last = tuple(x[:, -1] for x in here)
             made.append(tuple(torch.stack(pair, 1) for pair in zip(before, last, strict=True)))
-            self._remember(clip, _Stream({key: x[row : row + 1].clone() for key, x in cache.items()}, last))
+            self._store(clip, _Stream({key: x[row : row + 1].clone() for key, x in cache.items()}, last))
         return made
 
-    def _remember(self, clip: Frames, stream: _Stream) -> None:
+    def _store(self, clip: Frames, stream: _Stream) -> None:
         key = self._key(clip)
         self._known[key] = stream
         self._known.move_to_end(key)
-        while len(self._known) > REMEMBERED_STREAMS:
+        while len(self._known) > CACHED_STREAMS:
             self._known.popitem(last=False)
 
     def _key(self, clip: Frames) -> bytes:
-        """Names the frames that what comes after a clip depends on."""
+        """Hash of the frames that the encoding of the next frame depends on."""
         seen = clip[-self._history - 1 :]
         return blake2b(np.ascontiguousarray(seen).tobytes(), digest_size=16, person=str(len(seen)).encode()).digest()

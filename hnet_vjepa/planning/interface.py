@@ -1,4 +1,4 @@
-"""What a planner is asked and what it answers: the contract between the world model and those who use its plans."""
+"""The planner's interface: queries, results and the model card. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 
 Picture = Literal["frames", "goal"]
-"""A picture of a query: the last of its frames, or that of its goal."""
+"""Which picture of a query: the last of its frames, or the goal's."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How hard the search works. Raises nothing itself; hnet_vjepa.planning.cem checks the values."""
+    """Size of the search; ``planning.checks.check_search`` validates it."""
 
     candidates: int = 64
     iterations: int = 5
@@ -27,12 +27,12 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the search makes of the energies of imagined states, and what a plan costs besides.
+    """The cost that the search minimises, on the scale of the goal's energies.
 
-    ``over_steps``: the energies after all actions are added up, or only the closest approach counts. ``control``: cost
-    of an action that differs by half the range from holding still, in each dimension; it grows with the square.
-    ``avoid``: places that no imagined state shall be in; a place is where all of its labels hold. ``avoid_weight``:
-    cost of every imagined state that is surely in one. Costs are on the scale of the goal's energies.
+    ``over_steps``: the sum of the energies after all actions, or the closest approach alone. ``control``: cost of an
+    action that differs by half the range from holding still, per dimension; it grows with the square. ``avoid``: places
+    that no imagined state shall be in; a place is where all of its labels hold. ``avoid_weight``: cost of every
+    imagined state that is in one with probability 1.
     """
 
     over_steps: Literal["sum", "closest"] = "sum"
@@ -43,39 +43,37 @@ class Cost:
 
 @dataclass(frozen=True)
 class PlanQuery:
-    """One question: where the robot is, where it shall go, and how long the answer may take."""
+    """One request for a plan."""
 
     frames: NDArray[np.uint8]  # T x H x W x 3, oldest first, the last one is now
     goal: Goal
     seed: int = 0
-    previous_actions: NDArray[np.float32] | None = (
-        None  # H x dim, the last plan; its first action led to the last frame
-    )
-    deadline: float | None = None  # time.monotonic() at which the best plan so far must be given
+    previous_actions: NDArray[np.float32] | None = None  # H x dim, the last plan; its first action was executed
+    deadline: float | None = None  # time.monotonic() at which the best plan so far is returned
     search: SearchSettings | None = None  # None: the checkpoint's own
     cost: Cost = Cost()
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """The best action sequence found, in the robot's own units, and what the model expects of it."""
+    """The best action sequence that was found, and the outcome that the model predicts."""
 
     actions: NDArray[np.float32]  # H x dim; all zero when the goal is reached
     energies: NDArray[np.float32]  # H, the energy to the goal after each action
     energy_now: float
     reached: bool
-    iterations: int  # rounds of the search; 0 when the goal is reached
+    iterations: int  # of the search; 0 when the goal is reached
     state: NDArray[np.float32]  # S x d, the planning state now
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
-    warnings: tuple[str, ...] = ()  # sentences: why the plan may not be what was meant
-    success: float | None = None  # probability of standing at the goal when the plan ends; None where not calibrated
+    warnings: tuple[str, ...] = ()  # reasons why the plan may not be what was meant
+    success: float | None = None  # probability of being at the goal when the plan ends; None where not calibrated
     ood: tuple[Picture, ...] | None = None  # out-of-distribution pictures; None where that is not known
-    avoid_probability: NDArray[np.float32] | None = None  # H, of being where the query said to avoid; None: it did not
+    avoid_probability: NDArray[np.float32] | None = None  # H, of being in a place to avoid; None: none was named
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a client must know of a loaded model to talk to it."""
+    """What a client must know of a loaded model to send queries."""
 
     name: str
     camera: CameraSpec
@@ -83,7 +81,7 @@ class ModelCard:
     phases: tuple[str, ...]  # trained, in order
     goals: tuple[str, ...]  # of image, text, label, latent
     labels: tuple[str, ...]
-    history: int  # frames of past that the model can use; more are ignored
+    history: int  # past frames that the model can use; more are ignored
     state_shape: tuple[int, int]
     search: SearchSettings
     parameters: int
@@ -93,11 +91,11 @@ class ModelCard:
 
 
 class Planner(Protocol):
-    """Anything that answers plan queries in batches; ``hnet_vjepa.planning.planner.load_planner`` makes one."""
+    """Answers plan queries in batches; ``planning.planner.load_planner`` makes one from a checkpoint."""
 
     @property
     def card(self) -> ModelCard:
-        """What the model is."""
+        """The model's card."""
         ...
 
     def check(self, query: PlanQuery) -> None:

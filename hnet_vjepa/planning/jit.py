@@ -1,7 +1,7 @@
-"""Functions of tensors without their Python: traced once, replayed wherever inputs of the same shapes come again.
+"""Tracing by TorchScript: functions of tensors recorded once per input shape and replayed without Python.
 
-One picture through the encoder is half a thousand operations of a few microseconds each; the Python between them takes
-longer than they do.
+Encoding one picture is about 500 operations of a few microseconds each; the Python between them takes longer than the
+operations do.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ log = logging.getLogger(__name__)
 Function = Callable[..., tuple[Tensor, ...]]
 Shapes = tuple[tuple[int, ...], ...]
 
-WARM = 3  # runs after which TorchScript's executor changes nothing any more
-CLOSE = 1e-4  # of numbers of the order of 1
+WARM = 3  # runs after which TorchScript's profiling executor stops specialising
+CLOSE = 1e-4  # tolerance for numbers of the order of 1
 
 
 def jit_trace(function: Function, kinds: Sequence[Shapes]) -> Function:
-    """``function``, replayed from a trace for float inputs of these shapes; all others take the usual way.
+    """``function``, replayed from a trace for float inputs of these shapes; other shapes call the function itself.
 
-    It must do the same operations for all inputs of one kind, its weights must want no gradients, and they are kept as
-    they are now. A kind that can not be traced, or whose trace disagrees with the function, takes the usual way too.
+    The function must do the same operations for all inputs of one shape, and its weights must not require gradients;
+    the trace keeps their present values. Shapes that can not be traced, or whose trace disagrees with the function,
+    call the function, too.
     """
     replays = {shapes: replay for shapes in kinds if (replay := _trace(function, shapes)) is not None}
 
@@ -41,7 +42,7 @@ def _trace(function: Function, shapes: Shapes) -> Function | None:
     example, other = ([torch.randn(shape, generator=random) for shape in shapes] for _ in range(2))
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that become constants, which is what is wanted
+            warnings.simplefilter("ignore")  # that sizes become constants, which is intended
             replay: Function = torch.jit.trace(function, tuple(example), check_trace=False)
             for _ in range(WARM):
                 replay(*example)
@@ -51,5 +52,5 @@ def _trace(function: Function, shapes: Shapes) -> Function | None:
         return None
     if all(torch.allclose(x.float(), y.float(), rtol=CLOSE, atol=CLOSE) for x, y in pairs):
         return replay
-    log.warning("a trace gives other numbers than its function, and is not used")
+    log.warning("a trace disagrees with its function and is not used")
     return None

@@ -78,7 +78,7 @@ class WorldModelPlanner:
 
     @property
     def card(self) -> ModelCard:
-        """What the model is."""
+        """The model's card."""
         return self._card
 
     def compile(self) -> None:
