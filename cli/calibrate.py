@@ -1,4 +1,4 @@
-"""``hnet calibrate``: measure what a checkpoint's energies are worth, so that its plans come with a probability."""
+"""``hnet calibrate``: fit the probability of success of a checkpoint's plans on simulated rollouts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def calibrate(
         str | None,
         typer.Option(help="Which simulated robot; 'hnet sims list' shows them. By default the one it was trained for."),
     ] = None,
-    rollouts: Annotated[int, typer.Option(min=20, help="Dev pairs that are played.")] = 300,
+    rollouts: Annotated[int, typer.Option(min=20, help="Number of rollouts, one per dev pair.")] = 300,
     tolerance: Annotated[
         float | None, typer.Option(help="What counts as reached, in the task's unit; by default its first criterion.")
     ] = None,
 ) -> None:
-    """Let a checkpoint's plans say how likely they are to succeed.
+    """Fit the probability that a checkpoint's plans succeed.
 
-    Plays dev pairs in simulation, compares what plans promised with what came of them, and writes the fitted curve
-    into the checkpoint; served plans then carry 'success_probability'. The weights stay as they are.
+    Rolls out plans on dev pairs in simulation, fits success as a function of the plans' energies, and writes the curve
+    into the checkpoint's manifest; served plans then carry 'success_probability'. The weights are not changed.
 
     Example: hnet calibrate --checkpoint outputs/demo/training/action
     """
@@ -42,13 +42,13 @@ def calibrate(
     near = tolerance if tolerance is not None else chosen.tolerances[0]
     with contextlib.closing(chosen.open()) as simulation:
         pairs = make_pairs(chosen, simulation, "dev", 0, rollouts, "image")
-        seen = play_plans(chosen, simulation, planner, pairs)
-    reached = seen.distances <= near
-    curve = fit(seen.features, reached, chosen.name, near, chosen.unit, planner.card.search.horizon)
-    said = seen.probabilities(curve)
+        outcomes = play_plans(chosen, simulation, planner, pairs)
+    reached = outcomes.distances <= near
+    curve = fit(outcomes.features, reached, chosen.name, near, chosen.unit, planner.card.search.horizon)
+    predicted = outcomes.probabilities(curve)
     amend_manifest(checkpoint, success=curve)
     print(
-        f"{rollouts} rollouts, {100 * reached.mean():.0f} % within {near:g} {chosen.unit}: expected calibration error "
-        f"{calibration_error(said, reached):.3f}, Brier skill {brier_skill(said, reached):.2f} (on the rollouts that "
-        f"it was fitted to)\n{checkpoint}: plans now carry a probability"
+        f"{rollouts} rollouts, {100 * reached.mean():.0f} % within {near:g} {chosen.unit}; on these, which it fits: "
+        f"expected calibration error {calibration_error(predicted, reached):.3f}, "
+        f"Brier skill {brier_skill(predicted, reached):.2f}\n{checkpoint}: plans now carry a probability"
     )

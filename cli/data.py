@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ app.add_typer(imports, name="import")
 @app.command("collect")
 def collect_episodes(
     task: Annotated[str, typer.Option(help="Which simulated robot; 'hnet sims list' shows them.")] = "fetch-reach",
-    episodes: Annotated[int, typer.Option(help="How many episodes; 1000 are enough for a first model.")] = 1000,
+    episodes: Annotated[int, typer.Option(help="Number of episodes; 1000 are enough for a first model.")] = 1000,
     seed: Annotated[
         int, typer.Option(help="The same seed gives the same episodes, whatever the number of workers.")
     ] = 0,
@@ -32,7 +33,7 @@ def collect_episodes(
 ) -> None:
     """Collect episodes of a simulated robot: frames, actions, true states, captions and labels.
 
-    Interrupted? Run the same command again: it goes on where it stopped. No evaluation ever uses a collected episode.
+    Run the same command again to resume an interrupted collection. Evaluations never use collected episodes.
 
     Example: hnet data collect --task fetch-reach --episodes 1000 --seed 0 --out data/fetch-reach --workers 2
     """
@@ -48,12 +49,12 @@ def import_rlds_episodes(
     camera: Annotated[str, typer.Option(help="Which of the recorded cameras.")] = "image_0",
     dt: Annotated[float, typer.Option(help="Seconds between two steps; Bridge was recorded at 5 Hz.")] = 0.2,
     size: Annotated[
-        str | None, typer.Option(help="Pixels: 64, or 48x64 (height x width); by default as they are.")
+        str | None, typer.Option(help="Pixels: 64, or 48x64 (height x width); by default the recorded size.")
     ] = None,
 ) -> None:
     """Import RLDS episodes with 7-D actions, such as BridgeData V2.
 
-    Interrupted? Run the same command again: it goes on where it stopped.
+    Run the same command again to resume an interrupted import.
 
     Example: hnet data import rlds bridge_dataset/1.0.0 data/bridge --size 64
     """
@@ -75,9 +76,9 @@ def import_folder_of_episodes(
 ) -> None:
     """Import your own recordings: per episode a directory with a video (or numbered pictures) and an actions.csv.
 
-    actions.csv has a header and a row per transition. Optional beside it: captions.txt, states.csv, labels.csv, and
-    one robot.json in PATH with the names and bounds of the actions. Pictures are scaled to cover --size and their
-    middle is cut out. Interrupted? Run the same command again: it goes on where it stopped.
+    actions.csv has a header and a row per transition. Optional: captions.txt, states.csv and labels.csv beside it, and
+    one robot.json in PATH with the names and bounds of the actions. Pictures are scaled to cover --size and cropped to
+    their centre. Run the same command again to resume an interrupted import.
 
     Example: hnet data import folder recordings data/mine --size 64 --dt 0.2
     """
@@ -90,11 +91,13 @@ def import_folder_of_episodes(
 @app.command("info")
 def info(
     path: Annotated[Path, typer.Argument(help="Directory of a data set.")],
-    sheet: Annotated[Path | None, typer.Option(help="Write a picture of some episodes here (.png).")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of some episodes to this file (.png).")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Say what is in a data set, and check it.
+    """Print what a data set holds, and verify its files on request.
 
     Example: hnet data info data/fetch-reach --sheet sheet.png
     """
@@ -131,7 +134,7 @@ def _imported(out: Path) -> None:
 
 
 def _show(store: EpisodeStore, summary: Summary, verified: bool) -> None:
-    """Print a summary as tables, and whether every file was read and found to be what was written."""
+    """Print a summary as tables; ``verified``: every file was compared with its hash."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -151,52 +154,35 @@ def _show(store: EpisodeStore, summary: Summary, verified: bool) -> None:
         ("captions", f"at {summary.captioned:.0%} of the frames, {summary.different_sentences} different"),
         ("size", f"{summary.bytes / 1e6:.1f} MB, shards: {store.info.shards}"),
         ("fingerprint", summary.fingerprint),
-        *([("verified", "every file is what was written")] if verified else []),
+        *([("verified", "every file matches its hash")] if verified else []),
     ):
         general.add_row(name, escape(value))
     console.print(general)
 
-    actions = Table(
-        "action",
-        "unit",
-        "low",
-        "high",
-        "recorded",
-        "mean",
-        "std",
-        title="actions",
-        box=box.SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    style = partial(Table, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    actions = style("action", "unit", "low", "high", "recorded", "mean", "std", title="actions")
     for i, column in enumerate(summary.actions):
-        note = "" if i in robot.active else " (idle)"
+        note = "" if i in robot.active else " (inactive)"
         bounds = f"{robot.low[i]:.3g}", f"{robot.high[i]:.3g}"
         actions.add_row(escape(column.name) + note, escape(robot.units[i]), *bounds, *_numbers([column])[0][1:])
     console.print(actions)
     if summary.states:
-        states = Table(
-            "state", "recorded", "mean", "std", title="states", box=box.SIMPLE, collapse_padding=True, pad_edge=False
-        )
+        states = style("state", "recorded", "mean", "std", title="states")
         for row in _numbers(summary.states):
             states.add_row(*map(escape, row))
         console.print(states)
     if summary.labels:
-        labels = Table(
-            "label", "share of the frames", title="labels", box=box.SIMPLE, collapse_padding=True, pad_edge=False
-        )
+        labels = style("label", "share of the frames", title="labels")
         for name, share in summary.labels.items():
             labels.add_row(escape(name), f"{share:.1%}")
         console.print(labels)
     if summary.sentences:
-        captions = Table(
-            "caption", "frames", title="most frequent captions", box=box.SIMPLE, collapse_padding=True, pad_edge=False
-        )
+        captions = style("caption", "frames", title="most frequent captions")
         for sentence, count in summary.sentences.items():
             captions.add_row(escape(sentence), str(count))
         console.print(captions)
 
 
 def _numbers(columns: Sequence[Column]) -> list[tuple[str, str, str, str]]:
-    """Name, extremes, mean and deviation of each column, as text."""
+    """Name, range, mean and standard deviation of each column, as text."""
     return [(c.name, f"{c.low:.3g} .. {c.high:.3g}", f"{c.mean:.3g}", f"{c.std:.3g}") for c in columns]

@@ -1,17 +1,18 @@
-"""The ``hnet`` command: every sub-command parses, calls the library, prints."""
+"""The ``hnet`` command: every sub-command parses its options, calls the library and prints the result."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 from cli.stopping import stoppable
 
-# Before torch is loaded: how long its threads wait actively for each other. The library's own 300,000 turns slow a step
-# down tenfold as soon as another process (a simulator, a second robot) wants the same cores; idle cores lose nothing.
+# Read when torch is loaded: how many turns OpenMP threads wait actively for each other. The default of 300,000 slows a
+# step down tenfold when another process (a simulator, a second robot) uses the same cores; idle cores lose nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-with stoppable():  # this takes half a second, long enough for a Ctrl-C
+with stoppable():  # these imports take half a second, long enough for a Ctrl-C
     import typer
 
     from cli import bench, calibrate, data, diagnose, doctor, evaluate, models, serve, sims, train, viz
@@ -19,7 +20,7 @@ with stoppable():  # this takes half a second, long enough for a Ctrl-C
 
 app = typer.Typer(
     name="hnet",
-    help="Train a world model on recorded robot episodes, serve plans over HTTP, and check them in simulation.",
+    help="Train a world model on recorded robot episodes, serve plans over HTTP, and evaluate them in simulation.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -40,10 +41,18 @@ app.command("bench", context_settings=bench.ALL_WORDS)(bench.bench)
 
 
 def run() -> None:
-    """Entry point: one clear line and exit status 2 for what the user can put right; 130 or 143 when told to stop."""
+    """Entry point. Exit status 2 and one line for a UserError; 130 or 143 after Ctrl-C or SIGTERM."""
+    escape_unprintable()
     try:
         with stoppable():
             app()
     except UserError as error:
         print(f"hnet: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def escape_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as ``\\U0001f916``: captions and names are users' text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from hnet_vjepa.data.store import EpisodeStore
 from tests.data.test_folder import record
 from tests.data.test_rlds import episode, write
 from tests.data.test_store import make_info, make_store
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Hnet:
@@ -49,17 +53,19 @@ def hnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_import_rlds(tmp_path: Path, hnet: Hnet) -> None:
     source = write(tmp_path / "a.tfrecord", [episode(n, 3) for n in range(2)])
-    status, out, _ = hnet("data", "import", "rlds", source, tmp_path / "store", "--size", "8x8", "--dt", "0.1")
+    status, out, _ = hnet("data", "import", "rlds", source, tmp_path / "store", "--size", "8x12", "--dt", "0.1")
     assert (status, out) == (0, f"imported 2 episodes, 6 frames into {tmp_path / 'store'}\n")
-    assert EpisodeStore(tmp_path / "store").info.camera.dt == 0.1
+    camera = EpisodeStore(tmp_path / "store").info.camera
+    assert (camera.height, camera.width, camera.dt) == (8, 12, 0.1)
 
 
 def test_import_folder(tmp_path: Path, hnet: Hnet) -> None:
     record(tmp_path / "in")
-    command = ("data", "import", "folder", tmp_path / "in", tmp_path / "store", "--size", "16", "--dt", "0.2")
+    command = ("data", "import", "folder", tmp_path / "in", tmp_path / "store", "--size", "12x16", "--dt", "0.2")
     status, out, err = hnet(*command)
     assert (status, out) == (0, f"imported 1 episodes, 5 frames into {tmp_path / 'store'}\n")
     assert "note: no robot.json" in err
+    assert EpisodeStore(tmp_path / "store").episodes[0].frames.shape[1:] == (12, 16, 3)
     assert hnet(*command)[0] == 0  # again: nothing to do, no error
 
 
@@ -67,7 +73,7 @@ def test_info(tmp_path: Path, hnet: Hnet) -> None:
     make_store(tmp_path / "store", make_info(3), per_shard=4)
     status, out, err = hnet("data", "info", tmp_path / "store", "--sheet", tmp_path / "sheet.png", "--verify")
     assert status == 0 and f"wrote {tmp_path / 'sheet.png'}" in err
-    assert "verified" in out and "every file is what was written" in out
+    assert "verified" in out and "every file matches its hash" in out
     assert "verified" not in hnet("data", "info", tmp_path / "store")[1]
     assert json.loads(hnet("data", "info", tmp_path / "store", "--verify", "--json")[1])["verified"] is True
     fingerprint = EpisodeStore(tmp_path / "store").fingerprint()
@@ -75,7 +81,7 @@ def test_info(tmp_path: Path, hnet: Hnet) -> None:
         "11 train, 1 held out",
         "60 (5 to 5 per episode)",
         "6 x 8 pixels",
-        "y (idle)",
+        "y (inactive)",
         "to the left",
         fingerprint,
     ):
@@ -87,6 +93,32 @@ def test_info(tmp_path: Path, hnet: Hnet) -> None:
     assert described["fingerprint"] == fingerprint and described["verified"] is False
     assert [column["name"] for column in described["actions"]] == ["x", "y", "z"]
     assert described["bytes"] > 60 * 6 * 8 * 3
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    """Names, captions and paths are users' text; a terminal may be ASCII only."""
+    root = tmp_path / "robot 🤖"
+    record(root, captions="pick the 🥕 [red] up\n", labels="grüßt\n1\n", states=None)
+    store = tmp_path / "store"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for words, expected in (
+        (["import", "folder", root, root.with_name("🤖"), "--dt", "0.1"], r"into .*\\U0001f916"),
+        (["import", "folder", root, store, "--dt", "0.1"], "imported 1 episodes"),
+        (["info", store, "--sheet", tmp_path / "sheet.png"], r"pick the \\U0001f955 \[red\] up"),
+        (["info", store, "--json"], r"pick the \\ud83e\\udd55 \[red\] up"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "data", *map(str, words)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(expected, done.stdout.replace("\n", "")), done.stdout
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_info_says_when_nothing_is_held_out(tmp_path: Path, hnet: Hnet) -> None:
