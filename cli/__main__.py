@@ -1,4 +1,4 @@
-"""``python -m cli`` is the same as ``hnet``; torchrun and deepspeed start it this way."""
+"""``python -m cli`` is the same as ``hnet``. torchrun starts it this way: ``torchrun ... -m cli train ...``."""
 
 from cli.main import run
 

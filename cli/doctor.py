@@ -22,11 +22,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PROBE_S = 12.0  # for one program that tries something; all run side by side
+TRY_S = 12.0  # time limit of one trial program; all run in parallel
 GIB = 2**30
+RANKS_HELP = "several ranks run under torchrun: docs/training.md#several-ranks"
+SLOW_HELP = "slow, not broken: run 'hnet doctor' again when the machine is idle"
 
-# What crashes or hangs must not take the doctor along, so whatever is imported is imported in a process of its own.
-TORCH_PROBE = """
+# Imports run in a process of their own, so that a crash or a hang does not end the doctor.
+TRY_TORCH = """
 import json, torch
 cpu = torch.backends.cpu.get_cpu_capability()
 cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -37,7 +39,7 @@ print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: ``ok``, ``note`` (works without) or ``fail`` (does not), what was found, and what to do."""
+    """One row: ``ok``, ``note`` (hnet works all the same) or ``fail`` (it does not), what was found, what to do."""
 
     name: str
     status: Literal["ok", "note", "fail"]
@@ -45,8 +47,19 @@ class Finding:
     advice: str = ""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """The end of a trial program, and what it printed: all of it where it is ok, else the reason in one line."""
+
+    end: Literal["ok", "failed", "slow"]
+    output: str
+
+
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show what works on this machine and what to do where it does not. Exit status 1 when an essential is missing."""
+    """Check what works on this machine and print what to do where it does not.
+
+    Exit status 1 when something is missing that hnet needs.
+    """
     findings = examine()
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -57,7 +70,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 
 
 def examine() -> list[Finding]:
-    """Run all checks side by side and return what they found, in a fixed order. Raises nothing."""
+    """Run all checks in parallel and return their findings in a fixed order. Raises nothing."""
     checks: dict[str, Callable[[], list[Finding]]] = {
         "python": _python,
         "torch": _torch,
@@ -75,7 +88,7 @@ def examine() -> list[Finding]:
         for name, future in pending.items():
             try:
                 findings += future.result()
-            except Exception as error:  # a check that breaks is itself something to report
+            except Exception as error:  # a check that fails unexpectedly is reported too
                 findings.append(Finding(name, "note", f"could not be checked: {type(error).__name__}: {error}"))
     return findings
 
@@ -89,8 +102,8 @@ def _table(findings: list[Finding]) -> Table:
     return table
 
 
-def _run(code: str, **environment: str) -> tuple[bool, str]:
-    """Run Python code in a process of its own; return whether it succeeded, and its output or last error line."""
+def _run(code: str, **environment: str) -> Trial:
+    """Run Python code in a process of its own, for at most TRY_S seconds."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -98,15 +111,22 @@ def _run(code: str, **environment: str) -> tuple[bool, str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=PROBE_S,
+            timeout=TRY_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {PROBE_S:g} s"
+        return Trial("slow", f"no answer within {TRY_S:g} s")
     if done.returncode == 0:
-        return True, done.stdout.strip()
+        return Trial("ok", done.stdout.strip())
     lines = done.stderr.strip().splitlines()
-    return False, lines[-1][:200] if lines else f"ended with status {done.returncode}"
+    return Trial("failed", lines[-1][:200] if lines else f"ended with status {done.returncode}")
+
+
+def _not_ok(name: str, trial: Trial, advice: str, found: str = "") -> Finding:
+    """The finding of an essential that failed (with ``advice``), or only gave no answer in time: a note."""
+    if trial.end == "slow":
+        return Finding(name, "note", f"{found}{trial.output}", SLOW_HELP)
+    return Finding(name, "fail", f"{found}{trial.output}", advice)
 
 
 def _version(package: str) -> str | None:
@@ -117,20 +137,19 @@ def _version(package: str) -> str | None:
 
 
 def _python() -> list[Finding]:
-    # Its version is right, or pip would have refused to install this.
+    # pip refuses to install hnet on an older version, so there is nothing to compare.
     return [Finding("python", "ok", f"{platform.python_version()}, {os.cpu_count()} cores")]
 
 
 def _torch() -> list[Finding]:
-    works, said = _run(TORCH_PROBE)
-    if not works:
-        return [Finding("torch", "fail", said, "pip install -e . (see README, Install)")]
-    about = json.loads(said.splitlines()[-1])
+    trial = _run(TRY_TORCH)
+    if trial.end != "ok":
+        return [_not_ok("torch", trial, "install hnet again: pip install -e .")]
+    about = json.loads(trial.output.splitlines()[-1])
     findings = [Finding("torch", "ok", f"{about['version']}, {about['threads']} threads, {about['cpu']}")]
-    flags = _cpu_flags()
-    fast = sorted(flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags)
-    if fast:
-        findings.append(Finding("bf16 on the CPU", "ok", ", ".join(fast)))
+    bf16 = sorted({"amx_bf16", "avx512_bf16", "bf16"} & _cpu_flags())
+    if bf16:
+        findings.append(Finding("bf16 on the CPU", "ok", ", ".join(bf16)))
     else:
         advice = "train and serve in float32 here; bf16 would be emulated and slower"
         findings.append(Finding("bf16 on the CPU", "note", "no instructions for it", advice))
@@ -155,13 +174,17 @@ def _rendering() -> list[Finding]:
     code = "from sims.core.rendering import backend; backend(); import mujoco; mujoco.mj_multiRay"
     backends = ("egl", "osmesa", "raycast")
     with ThreadPoolExecutor(len(backends)) as pool:
-        results = dict(zip(backends, pool.map(lambda name: _run(code, HNET_RENDER=name), backends), strict=True))
-    working = [name for name in backends if results[name][0]]
+        trials = dict(zip(backends, pool.map(lambda name: _run(code, HNET_RENDER=name), backends), strict=True))
+    working = [name for name in backends if trials[name].end == "ok"]
+    slow = [name for name in backends if trials[name].end == "slow"]
     if not working:
-        return [Finding("rendering", "fail", results["raycast"][1], "pip install -e . (mujoco is missing or broken)")]
+        worst = trials[slow[0]] if slow else trials["raycast"]
+        return [_not_ok("rendering", worst, "mujoco is missing or broken: pip install -e .")]
     found = f"{working[0]} (of {', '.join(backends)}: {', '.join(working)} work)"
+    if slow:
+        return [Finding("rendering", "note", f"{found}; {', '.join(slow)}: {trials[slow[0]].output}", SLOW_HELP)]
     if working == ["raycast"]:
-        advice = "works, plainly shaded; for MuJoCo's own pictures: apt-get install libegl1 libgl1"
+        advice = "works, with plain shading; for MuJoCo's own renderer: apt-get install libegl1 libgl1"
         return [Finding("rendering", "note", found, advice)]
     return [Finding("rendering", "ok", found)]
 
@@ -172,8 +195,10 @@ def _mujoco() -> list[Finding]:
         return [Finding("mujoco", "fail", "not installed", "pip install -e .")]
     if int(version.split(".")[0]) >= 4:
         return [Finding("mujoco", "fail", version, "4.0 breaks the Fetch robots: pip install 'mujoco>=3.3,<3.9'")]
-    works, said = _run("import mujoco", MUJOCO_GL="disable")
-    return [Finding("mujoco", "ok", version) if works else Finding("mujoco", "fail", said, "pip install -e .")]
+    trial = _run("import mujoco", MUJOCO_GL="disable")
+    if trial.end != "ok":
+        return [_not_ok("mujoco", trial, "install it again: pip install -e .", f"{version}; ")]
+    return [Finding("mujoco", "ok", version)]
 
 
 def _torch_geometric() -> list[Finding]:
@@ -184,19 +209,20 @@ def _torch_geometric() -> list[Finding]:
 
 
 def _deepspeed() -> list[Finding]:
+    """'hnet train' is plain data parallelism and does not use DeepSpeed, so nothing here is more than a note."""
     version = _version("deepspeed")
     if version is None:
-        advice = "only for ZeRO-2 training: pip install -e '.[deepspeed]'"
-        return [Finding("DeepSpeed", "note", "not installed", advice)]
-    works, said = _run("import deepspeed", DS_ACCELERATOR="cpu")
-    if not works:
-        return [Finding("DeepSpeed", "note", f"{version}, but: {said}", "train without it, or install it again")]
-    # On a CPU it compiles its shared-memory communication the first time, and dies where it cannot.
-    if shutil.which("c++") or shutil.which("g++"):
-        found = f"{version}; on a CPU its first start compiles for minutes (a compiler is here)"
-        return [Finding("DeepSpeed", "ok", found)]
-    advice = "on a CPU it needs one: apt-get install g++; on a GPU it does not"
-    return [Finding("DeepSpeed", "note", f"{version}, no C++ compiler", advice)]
+        return [
+            Finding("DeepSpeed", "note", "not installed", f"not needed: 'hnet train' does not use it; {RANKS_HELP}")
+        ]
+    advice = f"'hnet train' does not use it; {RANKS_HELP}"
+    trial = _run("import deepspeed", DS_ACCELERATOR="cpu")
+    if trial.end != "ok":
+        return [Finding("DeepSpeed", "note", f"{version}, but its import: {trial.output}", advice)]
+    if not (shutil.which("c++") or shutil.which("g++")):
+        found = f"{version}, no C++ compiler, which it needs on a CPU (apt-get install g++)"
+        return [Finding("DeepSpeed", "note", found, advice)]
+    return [Finding("DeepSpeed", "ok", f"{version}, a C++ compiler is installed", advice)]
 
 
 def _port() -> list[Finding]:
@@ -205,7 +231,9 @@ def _port() -> list[Finding]:
         try:
             listener.bind(("127.0.0.1", 8000))
         except OSError as error:
-            return [Finding("port 8000", "note", error.strerror or str(error), "hnet serve --port 0 takes a free one")]
+            return [
+                Finding("port 8000", "note", error.strerror or str(error), "'hnet serve --port 0' takes a free port")
+            ]
     return [Finding("port 8000", "ok", "free")]
 
 
@@ -223,7 +251,7 @@ def _disk() -> list[Finding]:
                 stream.write(b"x")
             findings.append(Finding(name, "ok", str(folder)))
         except OSError as error:
-            findings.append(Finding(name, "fail", f"{folder}: {error.strerror}", "go to a folder you may write to"))
+            findings.append(Finding(name, "fail", f"{folder}: {error.strerror}", "change to a folder you may write to"))
     return findings
 
 
@@ -246,7 +274,7 @@ def _available_memory() -> int | None:
     if "MemAvailable" not in values:
         return None
     available = int(values["MemAvailable"][0]) * 1024
-    # In a container the limit is the group's, not the machine's.
+    # In a container the control group's limit counts, not the machine's memory.
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
