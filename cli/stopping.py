@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends with one line and the exit status that shells give, whatever it was doing."""
+"""Ctrl-C and SIGTERM end a command with one line and the exit status that shells use, at whatever point it is."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn both signals into SystemExit 130 and 143 around the block, once what it holds open is closed.
+    """Turn both signals into SystemExit 130 and 143 around the block, after the block's resources are closed.
 
-    Whatever error follows a signal comes from it (libraries turn KeyboardInterrupt into errors of their own), so no
-    traceback is shown.
+    Any error after a signal is taken to be its consequence (libraries convert KeyboardInterrupt into errors of their
+    own), so no traceback is shown.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
-    told: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, _: object) -> NoReturn:
-        told.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in SAID}
+    previous = {number: signal.signal(number, stop) for number in WORDS}
     try:
         yield
     except BaseException:
-        if not told:
+        if not received:
             raise
-        said = SAID[signal.Signals(told[0])]
-        print(f"hnet: {said}; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(128 + told[0]) from None
+        word = WORDS[signal.Signals(received[0])]
+        print(f"hnet: {word}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(128 + received[0]) from None
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

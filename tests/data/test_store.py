@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -316,32 +315,72 @@ def test_shard_plan_covers_every_episode_once(sizes: list[int], target: int) -> 
 
 
 def test_killed_collection_is_refused_until_it_is_finished(tmp_path: Path) -> None:
-    info, length = make_info(6, size=(32, 32)), 40
-    make_store(tmp_path / "whole", info, length=length)
+    """The writer is killed at every call of fsync in turn: after each file and directory that it writes."""
+    info = make_info(3)
+    make_store(tmp_path / "whole", info)
     expected = EpisodeStore(tmp_path / "whole").fingerprint()
     path = tmp_path / "store"
-    interrupted = 0
-    for attempt in range(12):
+    complete = set()
+    for calls in range(1, 100):
         child = os.fork()
         if child == 0:  # never returns to pytest
             try:
-                make_store(path, info, length=length)
+                _kill_after(calls)
+                make_store(path, info)
                 os._exit(0)
             finally:
                 os._exit(1)
-        time.sleep(0.001 + attempt * 0.003)
-        os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
         done = sum(entry.name.isdigit() for entry in (path / "shards").glob("*"))
+        complete.add(done)
         if done < info.shards:
-            interrupted += os.WIFSIGNALED(status)
             with pytest.raises(UserError, match=r"half-written|not a data set"):
                 EpisodeStore(path)
-    assert interrupted
-    make_store(path, info, length=length)
+        shutil.rmtree(path)
+    assert complete == {0, 1, 2, 3} and calls > 10
     store = EpisodeStore(path)
     store.verify()
     assert store.fingerprint() == expected
+
+
+def test_a_killed_collection_is_resumed(tmp_path: Path) -> None:
+    info = make_info(3)
+    make_store(tmp_path / "whole", info)
+    path = tmp_path / "store"
+    starts = 0
+    while True:
+        starts += 1
+        child = os.fork()
+        if child == 0:
+            try:
+                _kill_after(10)  # a shard takes fewer calls, so every start completes at least one
+                make_store(path, info)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            break
+    assert 1 < starts <= info.shards + 1
+    assert EpisodeStore(path).fingerprint() == EpisodeStore(tmp_path / "whole").fingerprint()
+
+
+def _kill_after(calls: int) -> None:
+    """Let this process kill itself at its ``calls``-th fsync."""
+    left = [calls]
+    fsync = os.fsync
+
+    def count(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    os.fsync = count
 
 
 FULL_DISK = """
