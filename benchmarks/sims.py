@@ -33,7 +33,8 @@ from hnet_vjepa.utils.files import write_bytes_atomic, write_json_atomic
 from sims.core.collect import collect
 from sims.core.registry import get_task
 from sims.core.task import Task
-from sims.diagnosis.diagnose import diagnose, verdicts, weakest
+from sims.diagnosis.measure import diagnose
+from sims.diagnosis.verdicts import verdicts, weakest
 from sims.evaluation.evaluate import EvaluationResult, as_text, evaluate, to_json
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import GoalKind, NoGoalError, actions_of, budget, make_pairs

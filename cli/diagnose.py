@@ -22,36 +22,48 @@ def diagnose(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Starts and goals at which the search is examined.")] = 20,
     candidates: Annotated[
-        int, typer.Option(min=2, help="Action sequences per pair that are done in the true simulation.")
+        int, typer.Option(min=2, help="Action sequences per pair that are executed in the simulation.")
     ] = 64,
     episodes: Annotated[
-        int, typer.Option(min=4, help="Fresh episodes that the state is read out of; a quarter is held out.")
+        int, typer.Option(min=4, help="Fresh episodes for the linear probe and the rollouts; a quarter is held out.")
     ] = 40,
-    seed: Annotated[int, typer.Option(help="Of the dev pairs and episodes; test pairs are never touched.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the dev pairs and episodes; test pairs are never used.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a search setting of the checkpoint: --set plan.candidates=16. May be repeated."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory for diagnosis.json, diagnosis.txt and diagnosis.png.")] = Path(
         "outputs/diagnosis"
     ),
 ) -> None:
-    """Find the weakest link between picture and action, by measuring each against the simulator's truth.
+    """Find the weakest link between picture and action, by measuring each against the simulator's true state.
 
-    (a) whether the true state can be read from the planning state, (b) how far imagination follows it, (c) whether
-    what the search tries first contains a way to the goal and whether the plan takes it, (d) whether the energy ranks
-    outcomes by true distance. Uses dev seeds only, so test results stay honest.
+    (a) representation: is the true state linearly decodable from the planning state? (b) dynamics: how far do rollouts
+    follow it? (c) policy prior and search: do the first candidates contain progress towards the goal, and does the plan
+    make it? (d) energy: does it rank outcomes by what is left of the way? Progress is counted in steps that the
+    scripted controller still needs, or by straight distance where it does not solve the pairs. Uses dev seeds only, so
+    that results on the test pairs stay valid.
 
     Example: hnet diagnose --task fetch-reach --checkpoint outputs/demo/training/action
     """
     from hnet_vjepa.checkpoint import load_checkpoint
     from hnet_vjepa.planning.inspect import Inspector
+    from hnet_vjepa.planning.overrides import plan_settings, with_plan
     from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
     from sims.core.registry import get_task
-    from sims.diagnosis import diagnose as diagnosing
+    from sims.diagnosis import text
+    from sims.diagnosis.measure import diagnose as measure
     from sims.evaluation.pairs import refuse_evaluation_data
     from sims.evaluation.policies import check_card
+    from sims.evaluation.sources import changed_settings
     from sims.reporting import plots
 
+    changes = plan_settings(set_ or ())
     source = chosen_checkpoint(checkpoint, model)
     chosen = get_task(task or trained_task(source))
-    loaded = load_checkpoint(source)
+    loaded = with_plan(load_checkpoint(source), changes)
     for phase in loaded.manifest.phases:
         refuse_evaluation_data(phase.data_settings, f"{source}, phase {phase.phase},")
     inspector = Inspector(loaded)
@@ -59,10 +71,11 @@ def diagnose(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(chosen.open()) as simulation:
-        found = diagnosing.diagnose(chosen, simulation, inspector, seed, episodes, pairs, candidates)
-    text = diagnosing.as_text(found)
-    print(text)
-    write_json_atomic(out / "diagnosis.json", diagnosing.to_json(found))
-    write_bytes_atomic(out / "diagnosis.txt", f"{text}\n".encode())
-    write_bytes_atomic(out / "diagnosis.png", plots.diagnosis(found, diagnosing.DISTANCES))
+        found = measure(chosen, simulation, inspector, seed, episodes, pairs, candidates)
+    conditions = {"planner": model or str(source), "weights": loaded.fingerprint, **changed_settings(changes)}
+    table = "\n".join([text.as_text(found), *(f"{k}: {v}" for k, v in changed_settings(changes).items())])
+    print(table)
+    write_json_atomic(out / "diagnosis.json", {**text.to_json(found), "conditions": conditions})
+    write_bytes_atomic(out / "diagnosis.txt", f"{table}\n".encode())
+    write_bytes_atomic(out / "diagnosis.png", plots.diagnosis(found, text.OUTCOMES))
     print(f"plot: {out / 'diagnosis.png'}")

@@ -52,9 +52,9 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate a planner between the random floor and the ceilings; write result.json and table.txt into ``out``.
 
-    Both files are written as soon as the evaluation is measured, and again after every sweep, so that no later failure
-    loses a measurement; ``say`` is called with the table and with a sentence per sweep. Raises UserError when the model does not fit the task, a
-    pair differs from the manifest, or ``out`` can not be written.
+    Both files are written as soon as the evaluation is measured and again after every sweep, so that no later failure
+    loses a measurement. ``say`` is called with the table and with one sentence per sweep. Raises UserError when the
+    model does not fit the task, a pair differs from the manifest, or ``out`` can not be written.
     """
     task = request.task
     check_card(task, planner.card, request.goal)

@@ -17,11 +17,11 @@ from sims.evaluation.statistics import Rate, percentiles
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.diagnosis.diagnose import Diagnosis
+    from sims.diagnosis.measure import Diagnosis
 
 COLOURS = {"random": "#9aa3ad", "scripted": "#2f9e63", "replay": "#7cc4a0"}
 OTHERS = ("#2563c9", "#d9622b", "#8b4bb8", "#b8952f")
-RANKS = {"rank_real": "real pictures", "rank_imagined": "imagined"}
+RANKS = {"rank_observed": "observed", "rank_imagined": "imagined"}
 FACTOR_COLOURS = (*OTHERS, "#c4477f")
 
 
@@ -120,32 +120,34 @@ def _rates(axes: Axes, rates: Sequence[Rate], tint: str, shift: float, label: st
 
 
 def diagnosis(found: Diagnosis, names: Mapping[str, str]) -> bytes:
-    """Plot imagination over the steps, what candidates and plan came to, and how well the energy ranks.
+    """Plot rollout errors over the steps, the outcomes of candidates and plan, and how well the energy ranks them.
 
-    ``names``: the distances of a pair, and what to call them.
+    ``names``: the fields of PairOutcome to show, and what to call them.
     """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     ahead, reached, ranked = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.8))
     factor, _ = shown_in(found.unit)
-    steps = range(1, len(found.imagining.imagined) + 1)
+    steps = range(1, len(found.rollout.imagined) + 1)
     for label, values, tint in (
-        ("imagined", found.imagining.imagined, OTHERS[0]),
-        ("real picture", found.imagining.real, COLOURS["scripted"]),
-        ("nothing moves", found.imagining.still, COLOURS["random"]),
+        ("rollout", found.rollout.imagined, OTHERS[0]),
+        ("observed state", found.rollout.observed, COLOURS["scripted"]),
+        ("nothing moves", found.rollout.nothing_moves, COLOURS["random"]),
     ):
         ahead.plot(steps, factor * np.array(values), color=tint, linewidth=2, label=label)
     ahead.axvline(found.horizon, color="#b6bcc4", linewidth=0.8, linestyle=(0, (4, 3)))
-    ahead.set(xlabel="steps ahead", ylabel=in_unit("read-out error", found.unit), ylim=(0, None))
+    ahead.set(xlabel="steps ahead", ylabel=in_unit("probe error", found.unit), ylim=(0, None))
     ahead.legend(frameon=False, fontsize=8)
-    rows = [[factor * getattr(pair, name) for pair in found.tried] for name in names]
+    factor, _ = shown_in(found.progress_unit)
+    rows = [[factor * getattr(pair, name) for pair in found.outcomes] for name in names]
     reached.boxplot(rows, orientation="horizontal", showfliers=False, medianprops={"color": OTHERS[0], "linewidth": 2})
     reached.set_yticks(range(1, len(names) + 1), list(names.values()))
     reached.invert_yaxis()
-    reached.set(xlabel=in_unit(f"distance after {found.horizon} actions", found.unit), xlim=(0, None))
-    ranks = [[r for r in (getattr(pair, kind) for pair in found.tried) if r is not None] for kind in RANKS]
+    left = in_unit(f"left after {found.horizon} actions", found.progress_unit)
+    reached.set(xlabel=left, xlim=(0, None))
+    ranks = [[r for r in (getattr(pair, kind) for pair in found.outcomes) if r is not None] for kind in RANKS]
     ranked.boxplot(ranks, showfliers=False, medianprops={"color": OTHERS[0], "linewidth": 2})
     ranked.set_xticks(range(1, len(RANKS) + 1), list(RANKS.values()))
-    ranked.set(ylabel="rank correlation with distance", ylim=(-1.05, 1.05))
+    ranked.set(ylabel="rank correlation of energy", ylim=(-1.05, 1.05))
     for axes in (ahead, reached, ranked):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors="#4b5563", labelsize=9)
