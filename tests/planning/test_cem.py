@@ -1,4 +1,6 @@
-import time
+"""The cross-entropy method finds low energies, within bounds and deadlines, for each query by itself."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
@@ -79,6 +81,24 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
     assert float(found.energies.sum()) == pytest.approx(min(best))
 
 
+@pytest.mark.parametrize("kept", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_of_fewer_kept_than_elites_the_best_are_kept(kept: int, seed: int) -> None:
+    """New candidates are far worse than the best of the first round, which therefore has to be carried along."""
+    tried: list[Tensor] = []
+    target = torch.full((1, 3, 2), 0.2)
+
+    def score(actions: Tensor) -> Tensor:
+        tried.append(quadratic(target)(actions).sum(-1))
+        return quadratic(target)(actions)
+
+    search = SearchSettings(candidates=8, iterations=6, horizon=3, elites=4)
+    plan = PlanConfig(kept=kept, min_std=1.0, noise_colour=0.0)
+    found = solve(score, torch.full((1, 3, 2), 0.25), search, [seed], plan, torch.tensor([1.0]))
+    assert float(found.energies.sum()) == pytest.approx(min(float(energies.min()) for energies in tried))
+    assert float(tried[-1].min()) > float(found.energies.sum())  # or this shows nothing
+
+
 def test_a_good_start_is_never_made_worse() -> None:
     target = torch.rand(1, 3, 2) - 0.5
     search = SearchSettings(candidates=4, iterations=1, horizon=3, elites=2)
@@ -86,19 +106,38 @@ def test_a_good_start_is_never_made_worse() -> None:
     assert float(found.energies.sum()) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_the_deadline_stops_the_search_and_the_best_so_far_is_given() -> None:
+class Clock:
+    """In place of the module ``time`` of the search: it stands still but for what the test adds to ``now``."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("hnet_vjepa.planning.cem.time", clock)
+    return clock
+
+
+def test_the_deadline_stops_the_search_and_the_best_so_far_is_given(clock: Clock) -> None:
     target = torch.zeros(1, 3, 2)
+    tried: list[float] = []
 
     def slow(actions: Tensor) -> Tensor:
-        time.sleep(0.02)
+        clock.now += 0.02
+        tried.append(float(quadratic(target)(actions).sum(-1).min()))
         return quadratic(target)(actions)
 
     search = SearchSettings(candidates=16, iterations=1000, horizon=3, elites=4)
-    begun = time.monotonic()
-    found = find(slow, 1, search, deadline=begun + 0.15)
-    assert time.monotonic() - begun < 0.3
-    assert 1 <= found.iterations[0] < 20
-    assert find(slow, 1, search, deadline=begun - 1).iterations == (1,)
+    found = find(slow, 1, search, deadline=0.15)
+    assert clock.now == pytest.approx(0.14)  # the next iteration of 0.02 s would end too late
+    assert found.iterations == (7,)
+    assert float(found.energies.sum()) == pytest.approx(min(tried))
+    assert find(slow, 1, search, deadline=clock.now - 1).iterations == (1,)
 
 
 def test_not_a_number_never_wins() -> None:
@@ -181,32 +220,30 @@ def test_a_smaller_spread_stays_nearer_to_the_start() -> None:
     assert seen[0] == pytest.approx(0.1, rel=0.15) and seen[1] > 4 * seen[0]
 
 
-def test_a_wide_search_looks_at_the_clock_within_its_first_iteration() -> None:
+def test_a_wide_search_looks_at_the_clock_within_its_first_iteration(clock: Clock) -> None:
     def slow(actions: Tensor) -> Tensor:
-        time.sleep(1e-4 * actions.shape[1])
+        clock.now += 1e-4 * actions.shape[1]
         return actions.square().sum(-1)
 
     search = SearchSettings(candidates=4096, iterations=3, horizon=3, elites=8)
-    begun = time.monotonic()
-    found = find(slow, 1, search, deadline=begun + 0.05)
-    assert time.monotonic() - begun < 0.2  # all of them would take 0.4 s
+    found = find(slow, 1, search, deadline=0.05)
+    assert 0.045 <= clock.now <= 0.05  # all candidates would take 0.4 s
     assert found.iterations == (1,) and torch.isfinite(found.actions).all()
 
 
 @pytest.mark.parametrize("each_ms", [0.02, 0.5, 2.0, 50.0])
-def test_pieces_fit_into_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, each_ms: float) -> None:
+def test_pieces_fit_into_the_time_that_is_left(clock: Clock, each_ms: float) -> None:
     """On a clock that a candidate moves by ``each_ms``: never late, but for the first piece, which is always scored."""
-    now, sizes = [0.0], list[int]()
-    monkeypatch.setattr("hnet_vjepa.planning.cem.time.monotonic", lambda: now[0])
+    sizes: list[int] = []
 
     def score(actions: Tensor) -> Tensor:
         sizes.append(actions.shape[1])
-        now[0] += 1e-3 * each_ms * actions.shape[1]
+        clock.now += 1e-3 * each_ms * actions.shape[1]
         return actions.square().sum(-1)
 
     find(score, 1, SearchSettings(candidates=512, iterations=1, horizon=3, elites=8), deadline=0.1)
     assert sizes[0] == 16 and max(sizes) <= 64
-    assert now[0] <= max(0.1, 1e-3 * each_ms * 16) + 1e-9
+    assert clock.now <= max(0.1, 1e-3 * each_ms * 16) + 1e-9
     assert sum(sizes) >= min(512, int(100 / each_ms) - 15)  # and the time is used
 
 

@@ -100,10 +100,34 @@ def test_token() -> None:
                 assert answer.json()["title"] == "Not authorised"
             assert httpx.post(url + path, json=BODY, headers={"authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(url + "/v1/model").status_code == 401
-        out_of_distribution = httpx.get(url + "/v1/model", headers={b"authorization": "Bearer é".encode("latin-1")})
-        assert out_of_distribution.status_code == 401
+        not_ascii = httpx.get(url + "/v1/model", headers={b"authorization": "Bearer é".encode("latin-1")})
+        assert not_ascii.status_code == 401
         for path in ("/healthz", "/readyz", "/metrics", "/"):
             assert httpx.get(url + path).status_code == 200
+
+
+def test_only_the_whole_token_opens() -> None:
+    """Not its beginning, not a longer one, none, another case, nor a part that a careless comparison would accept."""
+    wrong = (
+        "s3cretXYZ",
+        "s3cre",
+        "3cret",
+        "s",
+        "",
+        "S3CRET",
+        "s3cres",
+        "t3rces",
+        "s3crets3cret",
+        "s3cret,s3cret",
+        "None",
+    )
+    with serving_ready(create_app(FakePlanner(), token="s3cret"), "s3cret") as url, httpx.Client(base_url=url) as http:
+        for token in wrong:
+            header = {"authorization": f"Bearer {token}".strip()}
+            for path in ("/v1/plan", "/plan"):
+                assert http.post(path, json=BODY, headers=header).status_code == 401, token
+            assert http.get("/v1/model", headers=header).status_code == 401, token
+        assert http.get("/v1/model", headers={"authorization": "Bearer s3cret"}).status_code == 200
 
 
 @pytest.mark.parametrize("token", ["", " a", "a\n", "é"])
