@@ -12,7 +12,9 @@ from hnet_vjepa import zoo
 from hnet_vjepa.planning.planner import load_planner
 
 
-@pytest.mark.parametrize(("before", "now", "below"), [(253, 250, False), (253, 0, True), (288, 200, True), (300, 299, False)])
+@pytest.mark.parametrize(
+    ("before", "now", "below"), [(253, 250, False), (253, 0, True), (288, 200, True), (300, 299, False)]
+)
 def test_a_loss_is_what_chance_does_not_explain(before: int, now: int, below: bool) -> None:
     row, earlier = ({"success_end": k / 300, "episodes": 300} for k in (now, before))
     found = judged("x", row, earlier)
