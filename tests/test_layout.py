@@ -60,11 +60,31 @@ def test_tables_say_what_the_results_say() -> None:
         assert render.rendered(page) == page.read_text(), f"{page.name}: run python -m benchmarks.render"
 
 
+def written_pages() -> list[Path]:
+    """All pages in Markdown that people write or read, without the generated cards."""
+    return [*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page: lower case, hyphens for spaces, no other punctuation."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 def test_links_in_the_docs_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-            if "://" not in target and not target.startswith("mailto:"):
-                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+    for page in written_pages():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            file = page.parent / target if target else page
+            where = f"{page.relative_to(ROOT)} links to {target}"
+            assert file.exists(), where
+            assert not anchor or anchor in anchors(file), f"{where}#{anchor}"
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 
 def test_public_functions_and_classes_say_what_they_do() -> None:

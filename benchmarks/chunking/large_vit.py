@@ -22,8 +22,9 @@ from hnet_vjepa.models.vjepa.vit import HNetViT
 
 Side = Literal["chunks", "tubelets"]
 
-# What the robots' models have, larger: a ResNet-18 of stride 16 whose last stage looks one frame back, attention cubes
-# of a quarter of a frame, and for each window 100 prototypes that become 49 slots: 196 tokens for four windows.
+# Like the robots' models, but larger: six residual blocks in three stages of stride 16 (a ResNet-18 has eight in four)
+# of which the last looks one frame back, attention cubes of a quarter of a frame, and for each window 100 prototypes
+# that become 49 slots: 196 tokens for four windows.
 TOKENIZER = BackboneConfig(
     encoder=EncoderConfig(stem_width=64, stem_stride=4, widths=(64, 128, 256), depths=(2, 2, 2), times=(1, 1, 2)),
     attention=AttentionConfig(heads=4, cube=(1, 7, 7), selected=2, radius=(1, 1, 1)),

@@ -69,7 +69,7 @@ def test_the_row_of_a_model_that_was_told_the_state_is_starred(monkeypatch: pyte
             metrics["states_told_in_training"] = ["elbow (rad)"]
     monkeypatch.setattr(render, "read_result", lambda name: result)
     for table in (render.sims_success(), render.sims_distances()):
-        assert "`reacher` \\*" in table and "\n\\* Told the recorded state in training" in table
+        assert "`reacher` \\*" in table and "\n\\* Trained with state supervision" in table
         assert "`two-room` |" in table
     result["metrics"]["reacher"].pop("states_told_in_training")
     assert "\\*" not in render.sims_success() + render.sims_distances()

@@ -16,10 +16,10 @@ from hnet_vjepa.models.ops import attention
 
 Triple = tuple[int, int, int]
 
-# Tokens of a grid below which the dense path is taken. The gathered one becomes quicker at 200 tokens for one grid and
-# 256 channels; in the robots' models (16 grids at once, 64 channels) at 85, and at 200 with the backward pass; at 600
-# where cubes reach far over the grid's edge. Source: crossover_tokens and crossover_tokens_robots in
-# benchmarks/results/chunking.json, written by benchmarks/chunking/speed.py.
+# Tokens of a grid below which the dense path is taken. In a forward pass the gathered path is as quick as the dense one
+# from the smallest sizes measured on, 196 tokens of one large grid and 64 tokens of 16 small ones (crossover_tokens and
+# crossover_tokens_robots in benchmarks/results/chunking.json); with the backward pass it was quicker from about 200
+# tokens on (one-off).
 DENSE_BELOW = 200
 
 # Cubes along T, H and W whose queries share one box of keys in the window branch. More of them copy fewer keys and
