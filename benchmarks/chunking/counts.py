@@ -1,7 +1,7 @@
 """Whether the number of chunks follows content: chunks per frame on real and simulated clips, of every model here.
 
-``python -m benchmarks.chunking.counts VIDEO...`` counts what ``hnet viz chunks`` films. Beside the clips stand
-controls: a picture of one grey, which has no content, and noise; and every clip *held*, each window's first frame
+``python -m benchmarks.chunking.counts VIDEO...`` counts the chunks that ``hnet viz chunks`` draws. Beside the clips
+stand controls: a picture of one grey, which has no content, and noise; and every clip *held*, each window's first frame
 repeated, so that nothing moves in it. ``--budgeted`` names checkpoints that were trained with
 ``model.backbone.routing.tokens``, which joins chunks where little is lost by it; without it every prototype that wins a
 cell is a chunk. Written under "counts" in ``benchmarks/results/chunking.json``.
@@ -29,7 +29,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.data.video import Size, fit
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
-from hnet_vjepa.viz.frame_source import episode_footage, video_footage
+from hnet_vjepa.viz.frame_source import episode_source, video_source
 from sims.core.collect import collect
 from sims.evaluation.statistics import spearman
 
@@ -135,15 +135,13 @@ def metrics(rows: Sequence[Row], real: Sequence[str]) -> dict[str, float]:
 
 def real_clips(videos: list[Path], size: Size) -> dict[str, Frames]:
     """The first frames of each video as a camera of that size would have seen them, by the file's name."""
-    return {v.stem: np.stack([fit(p, size) for p in video_footage(v, FRAMES).pictures()]) for v in videos}
+    return {v.stem: np.stack([fit(p, size) for p in video_source(v, FRAMES).frames()]) for v in videos}
 
 
 def robot_clip(store: EpisodeStore, size: Size) -> Frames:
     """Whole windows of every episode, one after another, so that no window spans two."""
     parts = [
-        np.stack(
-            [fit(picture, size) for picture in episode_footage(store, e.index, len(e) // WINDOW * WINDOW).pictures()]
-        )
+        np.stack([fit(picture, size) for picture in episode_source(store, e.index, len(e) // WINDOW * WINDOW).frames()])
         for e in store.episodes
     ]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""What is in a data set: the numbers and the pictures one wants to see before training on it."""
+"""Summary statistics and a contact sheet of a data set, to look at before training on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hnet_vjepa.data.store import Captions, Episode, EpisodeStore
 
 @dataclass(frozen=True)
 class Column:
-    """One number of the actions or states over all frames: mean, standard deviation, extremes."""
+    """Statistics of one dimension of the actions or states over all frames."""
 
     name: str
     mean: float
@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Summary:
-    """A data set in numbers. ``actions`` and ``states`` are measured on all episodes, in the robot's units."""
+    """Statistics of a data set over all its episodes; ``actions`` and ``states`` are in the robot's units."""
 
     source: str
     train_episodes: int
@@ -39,16 +39,16 @@ class Summary:
     seconds: float  # recorded time
     actions: list[Column]
     states: list[Column]
-    labels: dict[str, float]  # share of the frames at which each holds
-    captioned: float  # share of the frames with at least one caption
-    sentences: dict[str, int]  # the most frequent captions and how many frames have them
+    labels: dict[str, float]  # fraction of the frames at which each is 1
+    captioned: float  # fraction of the frames with at least one caption
+    sentences: dict[str, int]  # the most frequent captions and their numbers of frames
     different_sentences: int
     bytes: int
     fingerprint: str
 
 
 def summarise(store: EpisodeStore, most_sentences: int = 8) -> Summary:
-    """Measure a store. No frames are read."""
+    """Compute the statistics of a store, without reading frames."""
     episodes, info = store.episodes, store.info
     lengths = [len(episode) for episode in episodes]
     sentences: Counter[str] = Counter()
@@ -57,7 +57,7 @@ def summarise(store: EpisodeStore, most_sentences: int = 8) -> Summary:
         sentences.update(dict.fromkeys(captions, count))
         captioned += count if captions else 0
     labels = [episode.labels for episode in episodes if episode.labels is not None]
-    held = np.concatenate(labels).mean(0).tolist() if labels else []
+    frequencies = np.concatenate(labels).mean(0).tolist() if labels else []
     return Summary(
         source=info.source,
         train_episodes=len(store.split("train")),
@@ -68,7 +68,7 @@ def summarise(store: EpisodeStore, most_sentences: int = 8) -> Summary:
         seconds=sum(length - 1 for length in lengths) * info.camera.dt,
         actions=_columns(info.action.names, [episode.actions for episode in episodes]),
         states=_columns(info.states, [episode.states for episode in episodes if episode.states is not None]),
-        labels=dict(zip(info.labels, held, strict=True)),
+        labels=dict(zip(info.labels, frequencies, strict=True)),
         captioned=captioned / sum(lengths),
         sentences=dict(sentences.most_common(most_sentences)),
         different_sentences=len(sentences),
@@ -78,11 +78,11 @@ def summarise(store: EpisodeStore, most_sentences: int = 8) -> Summary:
 
 
 def contact_sheet(episodes: Sequence[Episode], rows: int = 8, columns: int = 10, least: int = 64) -> Image.Image:
-    """Draw some episodes: a row each, frames spread evenly over it, the first caption above.
+    """Draw some episodes, one per row: evenly spaced frames below the episode's first caption.
 
-    Frames smaller than ``least`` pixels are enlarged by a whole number, without smoothing: pixels stay pixels.
+    Frames with a side below ``least`` pixels are enlarged by an integer factor without interpolation.
     """
-    chosen = [episodes[i] for i in _spread(len(episodes), rows)]
+    chosen = [episodes[i] for i in evenly_spaced(len(episodes), rows)]
     columns = min(columns, max(len(episode) for episode in chosen))
     height, width = chosen[0].frames.shape[1:3]
     scale = max(1, -(-least // min(height, width)))
@@ -93,10 +93,15 @@ def contact_sheet(episodes: Sequence[Episode], rows: int = 8, columns: int = 10,
         top = row * (height * scale + line + 2)
         words = next((captions[0] for captions in episode.captions if captions), "")
         draw.text((2, top), f"episode {episode.index}, {len(episode)} frames. {words}", fill="black")
-        for column, t in enumerate(_spread(len(episode), columns)):
+        for column, t in enumerate(evenly_spaced(len(episode), columns)):
             frame = Image.fromarray(np.asarray(episode.frames[t])).resize((width * scale, height * scale), 0)
             sheet.paste(frame, (column * (width * scale + 2), top + line))
     return sheet
+
+
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices from 0 to ``count`` - 1, evenly spaced, including the first and the last."""
+    return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(count, wanted))})
 
 
 def encode_png(picture: Image.Image) -> bytes:
@@ -104,11 +109,6 @@ def encode_png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` indices below ``count``, evenly spread, first and last among them."""
-    return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(count, wanted))})
 
 
 def _runs(episodes: Sequence[Episode]) -> list[tuple[Captions, int]]:

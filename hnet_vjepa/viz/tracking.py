@@ -1,4 +1,4 @@
-"""The chunks of a whole clip, frame by frame: who owns which cell, where the chunks lie, and how many there are."""
+"""Track the chunks of a clip from frame to frame: which cells each has, its centroid, and the number of chunks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hnet_vjepa.models.hnet.encoder import Cache
 from hnet_vjepa.models.hnet.tokenizers import BudgetedChunks
 from hnet_vjepa.models.vjepa.vit import HNetViT
 
-AT_ONCE = 16  # frames that are encoded together; what a frame becomes does not depend on it
+BATCH_FRAMES = 16  # frames encoded together; the encoder is causal, so the result does not depend on it
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """How many chunks the frames of a clip have."""
+class ChunkCounts:
+    """Statistics of the number of chunks per frame of a clip."""
 
     least: int
     median: float
     most: int
     mean: float
     frames: int
-    prototypes: int  # no frame can have more
+    prototypes: int  # upper bound of the number of chunks
 
     def __str__(self) -> str:
         return (
@@ -37,22 +37,22 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Track:
-    """The chunks of T frames, of H' x W' cells each, among K prototypes."""
+class ChunkTrack:
+    """The chunks of T frames of H' x W' cells each, among K prototypes."""
 
-    owners: NDArray[np.int64]  # T x H' x W', the prototype that has most of a cell
-    centroids: NDArray[np.float32]  # T x K x 2 (y, x), from -1 (first row, left column) to 1
-    live: NDArray[np.bool_]  # T x K, whether the prototype has won a cell
+    owners: NDArray[np.int64]  # T x H' x W', index of the chunk with the largest assignment weight
+    centroids: NDArray[np.float32]  # T x K x 2 (y, x), from -1 (top, left) to 1
+    live: NDArray[np.bool_]  # T x K, whether the chunk owns a cell
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """How many chunks each frame has: T."""
+        """Number of live chunks of each frame: T."""
         return self.live.sum(1)
 
-    def distribution(self) -> Distribution:
-        """How many chunks the frames have."""
+    def statistics(self) -> ChunkCounts:
+        """Statistics of ``counts``."""
         counts = self.counts
-        return Distribution(
+        return ChunkCounts(
             least=int(counts.min()),
             median=float(np.median(counts)),
             most=int(counts.max()),
@@ -63,57 +63,57 @@ class Track:
 
 
 @torch.no_grad()
-def track(backbone: HNetViT, frames: Iterable[NDArray[np.uint8]]) -> Track:
-    """Follow the chunks through frames (H x W x 3 each, of the model's camera) as a running camera would see them.
+def track_chunks(backbone: HNetViT, frames: Iterable[NDArray[np.uint8]]) -> ChunkTrack:
+    """Encode frames (H x W x 3 each, of the model's camera) as a running camera would and return their chunks.
 
-    Every frame is a window of its own, encoded with the past before it; only the chunks are kept. Chunks that were
-    joined to a budget are numbered anew, so that they keep their numbers over time (see ``steady``). Raises ValueError
-    when there is no frame.
+    Each frame is routed by itself, with the encoder's cache of earlier frames. Chunks merged under a token budget are
+    renumbered by ``match_chunks``, so that a chunk keeps its index over time. Raises ValueError without frames.
     """
-    parts = list(_parts(backbone, frames))
+    parts = list(_encode(backbone, frames))
     if not parts:
-        raise ValueError("there are no frames to follow chunks through")
-    seen = Track(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return steady(seen) if isinstance(backbone.routing, BudgetedChunks) else seen
+        raise ValueError("there are no frames to track chunks in")
+    track = ChunkTrack(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return match_chunks(track) if isinstance(backbone.routing, BudgetedChunks) else track
 
 
-def steady(seen: Track) -> Track:
-    """The same chunks, each with the number of the chunk of the frame before that it shares most cells with.
+def match_chunks(track: ChunkTrack) -> ChunkTrack:
+    """Renumber the chunks of each frame like the chunks of the previous frame that they overlap most.
 
-    A joined chunk is called by the first of its prototypes, and that may change while the chunk hardly does. The pairs
-    that share most are served first; a chunk without partner keeps its number if that is free, else gets the lowest.
+    A merged chunk has the index of its first prototype, which may change although the chunk hardly does. Pairs are
+    matched greedily by the number of shared cells. An unmatched chunk keeps its index if that is free, otherwise it
+    gets the lowest free one.
     """
-    owners, centroids, live = seen.owners.copy(), seen.centroids.copy(), seen.live.copy()
+    owners, centroids, live = track.owners.copy(), track.centroids.copy(), track.live.copy()
     count = live.shape[1]
     for t in range(1, len(owners)):
-        shared = np.zeros((count, count), np.int64)  # before x now
-        np.add.at(shared, (owners[t - 1].ravel(), seen.owners[t].ravel()), 1)
-        named: dict[int, int] = {}
-        for pair in np.argsort(-shared, axis=None, kind="stable")[: np.count_nonzero(shared)]:
-            before, now = divmod(int(pair), count)
-            if now not in named and before not in named.values():
-                named[now] = before
-        for now in np.flatnonzero(seen.live[t]).tolist():
-            if now not in named:
-                free = set(range(count)) - set(named.values())
-                named[now] = now if now in free else min(free)
-        new = np.array([named.get(k, -1) for k in range(count)])
-        owners[t] = new[seen.owners[t]]
-        kept = np.flatnonzero(seen.live[t])
-        live[t], live[t, new[kept]] = False, True
-        centroids[t, new[kept]] = seen.centroids[t, kept]
-    return Track(owners, centroids, live)
+        overlap = np.zeros((count, count), np.int64)  # cells shared by chunk (row) of t - 1 and chunk (column) of t
+        np.add.at(overlap, (owners[t - 1].ravel(), track.owners[t].ravel()), 1)
+        index_of: dict[int, int] = {}
+        for pair in np.argsort(-overlap, axis=None, kind="stable")[: np.count_nonzero(overlap)]:
+            previous, current = divmod(int(pair), count)
+            if current not in index_of and previous not in index_of.values():
+                index_of[current] = previous
+        for current in np.flatnonzero(track.live[t]).tolist():
+            if current not in index_of:
+                free = set(range(count)) - set(index_of.values())
+                index_of[current] = current if current in free else min(free)
+        new = np.array([index_of.get(k, -1) for k in range(count)])
+        owners[t] = new[track.owners[t]]
+        old = np.flatnonzero(track.live[t])
+        live[t], live[t, new[old]] = False, True
+        centroids[t, new[old]] = track.centroids[t, old]
+    return ChunkTrack(owners, centroids, live)
 
 
-def _parts(
+def _encode(
     backbone: HNetViT, frames: Iterable[NDArray[np.uint8]]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]]:
-    """Owners, centroids and live chunks of some frames at a time."""
+    """Owners, centroids and live chunks of BATCH_FRAMES frames at a time."""
     cache: Cache = {}
     device = next(backbone.parameters()).device
-    rest = iter(frames)
-    while some := list(islice(rest, AT_ONCE)):
-        chunks = backbone(normalise_frames(np.stack(some))[None].to(device), cache=cache)
+    remaining = iter(frames)
+    while batch := list(islice(remaining, BATCH_FRAMES)):
+        chunks = backbone(normalise_frames(np.stack(batch))[None].to(device), cache=cache)
         owners = chunks.assignment[0].argmax(-1).unflatten(1, chunks.grid[1:])  # t x H' x W'
         centroids = chunks.chunk_centroids[0, ..., 1:].float()
         yield owners.cpu().numpy(), centroids.cpu().numpy(), ~chunks.chunk_mask[0].cpu().numpy()

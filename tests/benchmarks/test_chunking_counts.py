@@ -29,7 +29,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.viz.tracking import track
+from hnet_vjepa.viz.tracking import track_chunks
 from tests import toy
 
 
@@ -49,11 +49,11 @@ def test_a_held_clip_stands_still_within_every_window() -> None:
     assert hold(frames, 4)[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
 
 
-def test_windows_are_counted_like_the_frames_that_are_filmed() -> None:
+def test_windows_of_one_frame_have_the_counts_of_the_video() -> None:
     torch.manual_seed(0)
     backbone = HNetViT(toy.config().model.backbone).eval()
     frames = np.stack([toy.picture(6 + t, 12) for t in range(11)])
-    assert live_chunks(backbone, frames, 1).tolist() == track(backbone, iter(frames)).counts.tolist()
+    assert live_chunks(backbone, frames, 1).tolist() == track_chunks(backbone, iter(frames)).counts.tolist()
     with torch.no_grad():
         whole = backbone(torch.from_numpy(frames[:8]).float()[None] / 127.5 - 1, window=4)
     winners = [len(set(window.argmax(-1).tolist())) for window in whole.assignment[0]]

@@ -1,4 +1,4 @@
-"""``hnet viz chunks``: the chunks of a clip as a running camera would see them, and films that show them."""
+"""``hnet viz chunks``: tracking the chunks of a clip, and the video, GIF and sheet that show them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from hnet_vjepa.data.video import fit
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.vjepa.vit import HNetViT
 from hnet_vjepa.viz.chunk_sheet import palette
-from hnet_vjepa.viz.chunk_video import COUNTS, GAP, SHARES, TITLE, Canvas, film_chunks, strips
-from hnet_vjepa.viz.frame_source import Footage, episode_footage, video_footage
-from hnet_vjepa.viz.tracking import Track, steady, track
+from hnet_vjepa.viz.chunk_video import COUNTS, GAP, SHARES, TITLE, FrameRenderer, render_chunk_video, timeline
+from hnet_vjepa.viz.frame_source import FrameSource, episode_source, video_source
+from hnet_vjepa.viz.tracking import ChunkTrack, match_chunks, track_chunks
 from tests import toy
 from tests.cli.test_errors import refused
 from tests.data.test_video import write_video
@@ -38,7 +38,7 @@ def clip(frames: int) -> np.ndarray:
 
 
 def moving_video(path: Path, frames: int = 9, height: int = 54, width: int = 90) -> Path:
-    """A video that is no square: a lit column wanders over grey."""
+    """A video, wider than high, of a bright column that moves over grey."""
     pictures = np.full((frames, height, width, 3), 90, np.uint8)
     for t, picture in enumerate(pictures):
         picture[:, 20 + 5 * t : 30 + 5 * t] = (240, 180, 20)
@@ -46,23 +46,23 @@ def moving_video(path: Path, frames: int = 9, height: int = 54, width: int = 90)
     return path
 
 
-def made_track(owners: np.ndarray, prototypes: int) -> Track:
-    """The track of T x H' x W' owners, centroids in the middle."""
+def made_track(owners: np.ndarray, prototypes: int) -> ChunkTrack:
+    """The track of T x H' x W' owners, with all centroids in the middle."""
     live = np.stack([np.isin(np.arange(prototypes), frame) for frame in owners])
-    return Track(owners, np.zeros((len(owners), prototypes, 2), np.float32), live)
+    return ChunkTrack(owners, np.zeros((len(owners), prototypes, 2), np.float32), live)
 
 
 def test_frame_by_frame_is_the_whole_clip_at_once() -> None:
-    """More frames than are encoded together, through blocks that look back: the cache has to be right."""
+    """More frames than one batch, through blocks that attend to earlier frames: tests the encoder cache."""
     torch.manual_seed(0)
     backbone = HNetViT(toy.config().model.backbone).eval()
     frames = clip(37)
-    seen = track(backbone, iter(frames))
+    tracked = track_chunks(backbone, iter(frames))
     with torch.no_grad():
         whole = backbone(normalise_frames(frames)[None])
-    assert np.array_equal(seen.owners.reshape(37, -1), whole.assignment[0].argmax(-1).numpy())
-    np.testing.assert_allclose(seen.centroids, whole.chunk_centroids[0, ..., 1:].numpy(), atol=1e-5)
-    assert seen.counts.tolist() == [len(np.unique(owners)) for owners in seen.owners]
+    assert np.array_equal(tracked.owners.reshape(37, -1), whole.assignment[0].argmax(-1).numpy())
+    np.testing.assert_allclose(tracked.centroids, whole.chunk_centroids[0, ..., 1:].numpy(), atol=1e-5)
+    assert tracked.counts.tolist() == [len(np.unique(owners)) for owners in tracked.owners]
 
 
 frames_of_cells = st.lists(st.lists(st.integers(0, 6), min_size=9, max_size=9), min_size=1, max_size=8)
@@ -70,48 +70,48 @@ frames_of_cells = st.lists(st.lists(st.integers(0, 6), min_size=9, max_size=9), 
 
 @settings(deadline=None)
 @given(frames_of_cells, st.permutations(range(7)))
-def test_joined_chunks_keep_their_numbers(frames: list[list[int]], order: list[int]) -> None:
-    """Whatever the numbers in each frame: who belongs together stays, and an unchanged chunk keeps its own."""
+def test_merged_chunks_keep_their_index(frames: list[list[int]], order: list[int]) -> None:
+    """Matching renumbers chunks without splitting or merging any, and an unchanged chunk keeps its index."""
     owners = np.array(frames).reshape(-1, 3, 3)
     plain = made_track(owners, 7)
     plain.centroids[:] = np.arange(7)[:, None] + 10 * np.arange(len(owners))[:, None, None]
-    seen = steady(plain)
-    for t, (before, now) in enumerate(zip(owners, seen.owners, strict=True)):
+    tracked = match_chunks(plain)
+    for t, (before, now) in enumerate(zip(owners, tracked.owners, strict=True)):
         assert np.array_equal(before[:, :, None, None] == before, now[:, :, None, None] == now)
-        assert np.array_equal(np.flatnonzero(seen.live[t]), np.unique(now))
+        assert np.array_equal(np.flatnonzero(tracked.live[t]), np.unique(now))
         for number, old in zip(now.ravel(), before.ravel(), strict=True):
-            assert seen.centroids[t, number, 0] == plain.centroids[t, old, 0]
+            assert tracked.centroids[t, number, 0] == plain.centroids[t, old, 0]
         if t:
-            cells = [frozenset(np.flatnonzero(seen.owners[t - 1] == k)) for k in range(7)]
+            cells = [frozenset(np.flatnonzero(tracked.owners[t - 1] == k)) for k in range(7)]
             for k in np.unique(now):
                 same = frozenset(np.flatnonzero(now == k))
                 assert same not in cells or cells.index(same) == k
-    still = np.stack([owners[0], np.array(order)[owners[0]]])  # the same, by other numbers
-    assert np.array_equal(steady(made_track(still, 7)).owners[1], owners[0])
+    still = np.stack([owners[0], np.array(order)[owners[0]]])  # the same chunks with permuted indices
+    assert np.array_equal(match_chunks(made_track(still, 7)).owners[1], owners[0])
 
 
-def test_a_film_of_a_budget_is_steady_and_one_without_is_of_prototypes() -> None:
+def test_chunks_under_a_budget_are_matched() -> None:
     torch.manual_seed(0)
     config = toy.config().model.backbone
     budget = config.model_copy(update={"routing": config.routing.model_copy(update={"tokens": 4.0})})
     backbone = HNetViT(budget).train()
     backbone(normalise_frames(clip(37))[None])  # sets the threshold
-    seen = track(backbone.eval(), iter(clip(37)))
+    tracked = track_chunks(backbone.eval(), iter(clip(37)))
     with torch.no_grad():
         owners = backbone(normalise_frames(clip(37))[None]).assignment[0].argmax(-1).numpy()
-    again = steady(made_track(owners.reshape(seen.owners.shape), seen.live.shape[1]))
-    assert np.array_equal(seen.owners, again.owners)
-    assert seen.counts.max() < 9 and seen.counts.tolist() == [len(np.unique(frame)) for frame in owners]
+    again = match_chunks(made_track(owners.reshape(tracked.owners.shape), tracked.live.shape[1]))
+    assert np.array_equal(tracked.owners, again.owners)
+    assert tracked.counts.max() < 9 and tracked.counts.tolist() == [len(np.unique(frame)) for frame in owners]
 
 
 def test_no_frames_are_no_track() -> None:
     with pytest.raises(ValueError, match="no frames"):
-        track(HNetViT(toy.config().model.backbone), iter(()))
+        track_chunks(HNetViT(toy.config().model.backbone), iter(()))
 
 
 @given(st.lists(st.lists(st.integers(0, 6), min_size=4, max_size=4), min_size=1, max_size=12))
-def test_the_distribution_against_its_definition(frames: list[list[int]]) -> None:
-    found = made_track(np.array(frames).reshape(-1, 2, 2), 7).distribution()
+def test_the_statistics_against_their_definition(frames: list[list[int]]) -> None:
+    found = made_track(np.array(frames).reshape(-1, 2, 2), 7).statistics()
     counts = [len(set(owners)) for owners in frames]
     assert (found.least, found.most) == (min(counts), max(counts))
     assert found.median == statistics.median(counts)
@@ -119,7 +119,7 @@ def test_the_distribution_against_its_definition(frames: list[list[int]]) -> Non
     assert (found.frames, found.prototypes) == (len(frames), 7)
 
 
-def test_a_number_has_one_colour_and_no_two_share_it() -> None:
+def test_colours_are_stable_and_distinct() -> None:
     colours = palette(49)
     assert np.array_equal(palette(25), colours[:25])
     numbers = np.arange(49)
@@ -129,12 +129,12 @@ def test_a_number_has_one_colour_and_no_two_share_it() -> None:
     assert apart[(between > 0) & (between < 14)].min() > 0.25  # what touches on a grid of prototypes
 
 
-def test_the_strips_count_chunks_and_cells() -> None:
+def test_the_timeline_shows_counts_and_shares() -> None:
     owners = np.zeros((4, 2, 4), np.int64)
     owners[1, 0] = 3
     owners[2] = [[0, 1, 2, 3], [4, 5, 6, 7]]
     owners[3, :, 0] = 5
-    pixels = np.asarray(strips(made_track(owners, 8), 200))
+    pixels = np.asarray(timeline(made_track(owners, 8), 200))
     counts, shares = pixels[TITLE : TITLE + COUNTS], pixels[2 * TITLE + COUNTS :]
     assert len(shares) == SHARES
     for t, expected in enumerate([1, 2, 8, 2]):
@@ -149,61 +149,61 @@ def test_the_strips_count_chunks_and_cells() -> None:
 
 
 def test_a_drawn_frame_shows_the_frame_its_chunks_and_the_time() -> None:
-    owners = np.zeros((5, 2, 2), np.int64)
-    owners[:, :, 1] = 1
-    seen = made_track(owners, 2)
-    seen.centroids[:, 0], seen.centroids[:, 1] = (-0.5, -0.5), (0.5, 0.5)
-    frame = np.full((64, 64, 3), 100, np.uint8)
-    canvas = Canvas(seen, (64, 64))
-    pixels = np.asarray(canvas.draw(3, frame)).astype(int)
-    assert pixels.shape[:2] == canvas.size
-    assert (pixels[TITLE : TITLE + 64, :64] == 100).all()
-    painted = pixels[TITLE : TITLE + 64, 64 + GAP :]
+    owners = np.zeros((5, 2, 4), np.int64)
+    owners[:, :, 2:] = 1
+    track = made_track(owners, 2)
+    track.centroids[:, 0], track.centroids[:, 1] = (-0.5, -0.25), (0.5, 0.5)
+    frame = np.full((48, 64, 3), 100, np.uint8)
+    renderer = FrameRenderer(track, (48, 64))
+    pixels = np.asarray(renderer.draw(3, frame)).astype(int)
+    assert pixels.shape[:2] == renderer.size
+    assert (pixels[TITLE : TITLE + 48, :64] == 100).all()
+    painted = pixels[TITLE : TITLE + 48, 64 + GAP :]
     colours = palette(2) * 255
-    for row, column, k in ((50, 10, 0), (10, 50, 1)):
+    for row, column, k in ((40, 10, 0), (6, 50, 1)):
         np.testing.assert_allclose(painted[row, column], 60 + 0.4 * colours[k], atol=1.5)
-    for k in (0, 1):  # the dot
-        y, x = ((seen.centroids[3, k] + 1) * 32).astype(int)
+    for k, (y, x) in enumerate(((12, 24), (36, 48))):  # the dots
         np.testing.assert_allclose(painted[y, x], colours[k], atol=1.5)
-    assert painted[:, 31:33].max(-1).min() < 40  # a line between them
-    first, now = (np.asarray(canvas.draw(t, frame))[TITLE + 64 :].astype(int) for t in (0, 3))
+    assert painted[:, 31:33].max(-1).min() < 40  # the boundary
+    first, now = (np.asarray(renderer.draw(t, frame))[TITLE + 48 :].astype(int) for t in (0, 3))
     changed = np.flatnonzero((first != now).any((0, 2)))
     assert set(changed) <= {*range(11, 17), *range(91, 97)}  # middles of the first and the fourth of 5 parts of 134
+    assert {13, 93} <= set(changed)
 
 
-def test_a_film_of_a_video_of_another_shape(toy_run: Path, tmp_path: Path) -> None:
+def test_the_video_of_a_clip_of_another_shape(toy_run: Path, tmp_path: Path) -> None:
     model = load_checkpoint(toy_run / "pretrain").model
-    footage = video_footage(moving_video(tmp_path / "a.mp4"), 7)
-    made = film_chunks(model, footage, progress=False)
-    (tmp_path / "film.mp4").write_bytes(made.mp4)
-    with av.open(str(tmp_path / "film.mp4")) as container:
+    source = video_source(moving_video(tmp_path / "a.mp4"), 7)
+    rendered = render_chunk_video(model, source, progress=False)
+    (tmp_path / "chunks.mp4").write_bytes(rendered.mp4)
+    with av.open(str(tmp_path / "chunks.mp4")) as container:
         drawn = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 5
-    assert len(drawn) == len(made.seen.owners) == 7
-    for t, picture in enumerate(footage.pictures()):
+    assert len(drawn) == len(rendered.track.owners) == 7
+    for t, picture in enumerate(source.frames()):
         left = drawn[t][TITLE : TITLE + 224, :280].astype(int)
         assert np.abs(left - fit(picture, (224, 280)).astype(int)).mean() < 6
-    for data, format in ((made.gif, "GIF"), (made.png, "PNG")):
+    for data, format in ((rendered.gif, "GIF"), (rendered.png, "PNG")):
         (tmp_path / "picture").write_bytes(data)
         with Image.open(tmp_path / "picture") as picture:
             assert picture.format == format
             assert getattr(picture, "n_frames", 1) == (7 if format == "GIF" else 1)
-    seen = track(model.backbone, (fit(picture, toy.SHAPE[:2]) for picture in footage.pictures()))
-    assert np.array_equal(seen.owners, made.seen.owners)
+    tracked = track_chunks(model.backbone, (fit(picture, toy.SHAPE[:2]) for picture in source.frames()))
+    assert np.array_equal(tracked.owners, rendered.track.owners)
 
 
-def test_an_episode_is_seen_as_it_was_recorded(toy_store: Path) -> None:
+def test_an_episode_is_shown_as_it_was_recorded(toy_store: Path) -> None:
     store = EpisodeStore(toy_store)
-    footage = episode_footage(store, 3, 5)
-    assert footage.rate == pytest.approx(10)
+    source = episode_source(store, 3, 5)
+    assert source.fps == pytest.approx(10)
     for _ in range(2):
-        assert np.array_equal(np.stack([np.asarray(p) for p in footage.pictures()]), store.episodes[3].frames[:5])
+        assert np.array_equal(np.stack([np.asarray(p) for p in source.frames()]), store.episodes[3].frames[:5])
 
 
 def test_one_frame_is_enough(toy_run: Path) -> None:
     model = load_checkpoint(toy_run / "pretrain").model
-    footage = Footage("one", 10.0, lambda: iter([Image.fromarray(toy.picture(10, 10))]))
-    assert film_chunks(model, footage, progress=False).seen.distribution().frames == 1
+    source = FrameSource("one", 10.0, lambda: iter([Image.fromarray(toy.picture(10, 10))]))
+    assert render_chunk_video(model, source, progress=False).track.statistics().frames == 1
 
 
 def test_the_command(toy_run: Path, toy_store: Path, tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_a_video_without_frames_or_with_sound_alone_is_refused(toy_run: Path, tm
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(UserError, match="has no video stream"):
-        film_chunks(model, video_footage(tmp_path / "sound.mkv", 9), progress=False)
+        render_chunk_video(model, video_source(tmp_path / "sound.mkv", 9), progress=False)
     whole = moving_video(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cut\.mp4 is "):
-        film_chunks(model, video_footage(tmp_path / "cut.mp4", 9), progress=False)
+        render_chunk_video(model, video_source(tmp_path / "cut.mp4", 9), progress=False)
