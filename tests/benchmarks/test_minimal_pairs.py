@@ -7,9 +7,11 @@ import contextlib
 import numpy as np
 import pytest
 
+from benchmarks import minimal_pairs as module
 from benchmarks.minimal_pairs import minimal_pairs, mirrored
 from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.language import opposite, position_labels
+from sims.evaluation.evaluate import MethodResult, Rollout
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import Decision
 from sims.tasks import fetch_push, fetch_reach
@@ -57,6 +59,18 @@ def test_who_always_goes_left_follows_no_pair() -> None:
         found = minimal_pairs(TASK, simulation, Leftist(), pairs, 4)  # type: ignore[arg-type]
     assert found["left_right"]["both"]["value"] == 0
     assert found["left_right"]["both"]["trials"] == 4 and found["left_right"]["either"]["trials"] == 8
+
+
+def test_a_sentence_is_followed_when_it_is_true_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three pairs, both sentences are true at some moment each; at the end both, the first alone, and none."""
+    met = ("0011", "0001", "0111", "0110", "0100", "0010")
+    rollouts = [Rollout(i, i, (0.0,) * 4, tuple((m == "1",) for m in steps), (), {}, ()) for i, steps in enumerate(met)]
+    monkeypatch.setattr(module, "play", lambda *_: MethodResult("planner", tuple(rollouts)))
+    monkeypatch.setattr(module, "mirrored", lambda *_: [(None, None)] * 5)
+    found = minimal_pairs(TASK, None, None, [], 3)  # type: ignore[arg-type]
+    for axis in ("left_right", "up_down"):
+        assert (found[axis]["both"]["successes"], found[axis]["both"]["trials"]) == (1, 3)
+        assert (found[axis]["either"]["successes"], found[axis]["either"]["trials"]) == (3, 6)
 
 
 def test_nothing_is_asked_that_no_goal_fulfils() -> None:
