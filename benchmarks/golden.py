@@ -25,10 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnet_vjepa import zoo
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
-from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery
+from hnet_vjepa.planning.interface import Goal, ModelCard, Planner, PlanQuery
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.specs import explain
 from hnet_vjepa.utils.files import write_bytes_atomic

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Cost, ModelCard, Picture, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, ModelCard, Picture, SearchSettings
 from planner_service.images import encode_image
 from planner_service.problems import Problem
 from planner_service.schemas import PlanResponse

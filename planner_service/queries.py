@@ -8,11 +8,10 @@ from pydantic import ValidationError
 
 from hnet_vjepa.errors import FieldError, UserError
 from hnet_vjepa.planning.checks import check_query
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Cost, ModelCard, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, ModelCard, PlanQuery, PlanResult, SearchSettings
 from planner_service.images import decode_image
 from planner_service.problems import from_validation, invalid
 from planner_service.schemas import (

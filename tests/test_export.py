@@ -15,12 +15,11 @@ from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export, size, stored
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.interface import PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import Goal, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.viz.chunk_sheet import chunk_sheet
 from tests import toy

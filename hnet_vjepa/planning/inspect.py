@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.batch import normalise_actions, normalise_frames
-from hnet_vjepa.models.state_energy import StateEnergy
+from hnet_vjepa.losses.state_energy import StateEnergy
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.costs import step_weights
 from hnet_vjepa.planning.planner import WorldModelPlanner

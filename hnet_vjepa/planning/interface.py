@@ -8,11 +8,15 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 
 Picture = Literal["frames", "goal"]
 """Which picture of a query: the last of its frames, or the goal's."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where a plan shall lead. Every kind of goal (planning.goals) is a subclass."""
 
 
 @dataclass(frozen=True)

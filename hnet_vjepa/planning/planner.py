@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.models.state_energy import StateEnergy
+from hnet_vjepa.losses.state_energy import StateEnergy
 from hnet_vjepa.planning.action_space import ActionSpace
 from hnet_vjepa.planning.card import model_card
 from hnet_vjepa.planning.cem import Found, Score, Search, SearchProblem, search_actions
@@ -30,14 +30,14 @@ from hnet_vjepa.planning.costs import (
     goal_term,
     total,
 )
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, Objective
+from hnet_vjepa.planning.goals.base import GoalContext, Objective
 from hnet_vjepa.planning.goals.factory import goal_group, goal_parts, make_objective
 from hnet_vjepa.planning.goals.retrieved import RetrievedGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, PartialStateObjective, StateObjective
 from hnet_vjepa.planning.goals.subgoal import plan_macro_states, with_subgoals
 from hnet_vjepa.planning.goals.text import unknown_words
 from hnet_vjepa.planning.imagination import Imagination
-from hnet_vjepa.planning.interface import Cost, ModelCard, Picture, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, ModelCard, Picture, PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.overrides import with_plan
 from hnet_vjepa.planning.perception import Perception, Present
 

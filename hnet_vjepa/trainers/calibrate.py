@@ -12,8 +12,8 @@ from hnet_vjepa.calibration.ood import OODDetector, describe
 from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
+from hnet_vjepa.losses.state_energy import StateEnergy
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.models.state_energy import StateEnergy
 from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05

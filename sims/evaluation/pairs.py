@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import Goal
 from hnet_vjepa.utils.progress import show_progress
 from sims.core.language import goal_text, position_labels
 from sims.core.seeds import episode_seed, generator

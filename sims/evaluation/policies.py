@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
-from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery
+from hnet_vjepa.planning.interface import Goal, ModelCard, Planner, PlanQuery
 from planner_service.client import PlanError, PlannerClient
 from sims.core.seeds import generator
 from sims.core.task import Action, State, Task

@@ -18,14 +18,13 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.label import LabelGoal, LabelObjective
 from hnet_vjepa.planning.goals.retrieved import RetrievedGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal, TextObjective
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.planning.interface import PlanQuery
+from hnet_vjepa.planning.interface import Goal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 

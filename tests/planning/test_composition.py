@@ -35,13 +35,12 @@ from hnet_vjepa.planning.costs import (
     TemporalConsistencyTerm,
     total,
 )
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals, AllObjective
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.region import Region, covered, slot_shares
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal, PartialStateObjective
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Cost, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from planner_service.app import create_app
 from planner_service.client import PlannerClient

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hnet_vjepa.config import PlanConfig
+from hnet_vjepa.losses.state_energy import StateEnergy
 from hnet_vjepa.models.state_decoder import StateDecoder
-from hnet_vjepa.models.state_energy import StateEnergy
 from hnet_vjepa.models.temporal_distance import TemporalDistance
 from hnet_vjepa.planning.goals.label import LabelObjective
 from hnet_vjepa.planning.goals.text import TextObjective

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hnet_vjepa.errors import FieldError
 from hnet_vjepa.planning.goals import factory
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, GoalKind
+from hnet_vjepa.planning.goals.base import GoalContext, GoalKind
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.state import IMAGE, ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import ModelCard, PlanQuery
+from hnet_vjepa.planning.interface import Goal, ModelCard, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from tests import toy
 

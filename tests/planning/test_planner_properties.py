@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.checks import LARGEST
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.region import Region
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Cost, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.specs import ActionSpec
 from tests import toy

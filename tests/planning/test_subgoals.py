@@ -17,12 +17,11 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.losses.macro_dynamics import PRIOR, macro_dynamics_loss
 from hnet_vjepa.models.macro_dynamics import MacroDynamics, macro_rollout
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.subgoal import plan_macro_states
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import PlanQuery, PlanResult
+from hnet_vjepa.planning.interface import Goal, PlanQuery, PlanResult
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 

@@ -11,10 +11,9 @@ import pytest
 
 from hnet_vjepa.checkpoint import load_checkpoint, save_checkpoint
 from hnet_vjepa.pipeline import run_pipeline
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import PlanQuery
+from hnet_vjepa.planning.interface import Goal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from planner_service.app import create_app
 from planner_service.client import PlannerClient

@@ -15,12 +15,11 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import ModelCard, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.interface import Goal, ModelCard, PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from planner_service.client import PlannerClient
 from planner_service.listening import listen

@@ -15,11 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import Goal, Planner, PlanQuery, SearchSettings
 from planner_service.app import create_app
 from planner_service.batching import may_share
 from planner_service.client import PlannerClient, PlanReply

@@ -11,13 +11,12 @@ import httpx
 import numpy as np
 import pytest
 
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.combined import AllGoals
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.region import Region
 from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import Cost, PlanQuery, SearchSettings
+from hnet_vjepa.planning.interface import Cost, Goal, PlanQuery, SearchSettings
 from planner_service.app import create_app
 from planner_service.client import PlannerClient, PlanReply
 from planner_service.images import encode_image

@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 
 from cli.evaluate import evaluate as evaluate_command
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
-from hnet_vjepa.planning.interface import ModelCard, PlanQuery, PlanResult, SearchSettings
+from hnet_vjepa.planning.interface import Goal, ModelCard, PlanQuery, PlanResult, SearchSettings
 from planner_service.client import PlanError
 from sims.core.seeds import domain_of, episode_seed, generator
 from sims.core.task import scatter, walk

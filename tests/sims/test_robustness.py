@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.goals.base import Goal
 from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.interface import Goal
 from sims.core.variation import Variation
 from sims.evaluation.evaluate import evaluate
 from sims.evaluation.pairs import Pair, make_pairs

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hnet_vjepa.config import PhaseName
+from hnet_vjepa.planning.interface import Goal, ModelCard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hnet_vjepa.models.model import HNetVJEPA
-    from hnet_vjepa.planning.interface import ModelCard
     from hnet_vjepa.planning.perception import Perception
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Where a plan shall lead. Every kind of goal is a subclass."""
 
 
 class Objective(Protocol):

@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hnet_vjepa.errors import FieldError
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, GoalKind, Objective
+from hnet_vjepa.planning.goals.base import GoalContext, GoalKind, Objective
+from hnet_vjepa.planning.interface import Goal
 
 if TYPE_CHECKING:
     from hnet_vjepa.planning.interface import ModelCard

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hnet_vjepa.errors import FieldError
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, GoalKind, Objective
+from hnet_vjepa.planning.goals.base import GoalContext, GoalKind, Objective
 from hnet_vjepa.planning.goals.checks import check_labels
 from hnet_vjepa.planning.goals.factory import register
+from hnet_vjepa.planning.interface import Goal
 
 if TYPE_CHECKING:
     from torch import Tensor

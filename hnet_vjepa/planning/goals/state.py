@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import FieldError
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, GoalKind, Objective
+from hnet_vjepa.planning.goals.base import GoalContext, GoalKind, Objective
 from hnet_vjepa.planning.goals.checks import LARGEST, check_weights
 from hnet_vjepa.planning.goals.factory import register
 from hnet_vjepa.planning.goals.region import Region, check_region
+from hnet_vjepa.planning.interface import Goal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hnet_vjepa.config import PlanConfig
-    from hnet_vjepa.models.state_energy import GoalFeatures, StateEnergy
+    from hnet_vjepa.losses.state_energy import GoalFeatures, StateEnergy
     from hnet_vjepa.planning.interface import ModelCard
 
 
@@ -153,7 +154,7 @@ def objective(goals: Sequence[StateGoal], context: GoalContext) -> Objective:
     """Energies to B pictures or stored states, which may be mixed."""
     import torch
 
-    from hnet_vjepa.models.state_energy import StateEnergy
+    from hnet_vjepa.losses.state_energy import StateEnergy
 
     encoded = [_goal_state(goal, context, row) for row, goal in enumerate(goals)]
     states, masks = (torch.stack(parts) for parts in zip(*encoded, strict=True))

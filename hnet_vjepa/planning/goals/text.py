@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hnet_vjepa.errors import FieldError
-from hnet_vjepa.planning.goals.base import Goal, GoalContext, GoalKind, Objective
+from hnet_vjepa.planning.goals.base import GoalContext, GoalKind, Objective
 from hnet_vjepa.planning.goals.factory import register
+from hnet_vjepa.planning.interface import Goal
 from hnet_vjepa.tokenization import tokenize
 
 if TYPE_CHECKING:
