@@ -31,11 +31,12 @@ from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import versions
 from sims.core.registry import get_task
-from sims.evaluation.evaluate import columns, criteria_of, play
+from sims.evaluation.evaluate import criteria_of, play
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import check_card, local_planner
 from sims.evaluation.statistics import fisher_less, wilson
+from sims.evaluation.units import columns
 
 PAIRS = 20  # test pairs per model
 ALPHA = 0.01  # a lower success is a failure when it is less probable than this

@@ -35,10 +35,11 @@ from sims.core.registry import get_task
 from sims.core.task import Task
 from sims.diagnosis.measure import diagnose
 from sims.diagnosis.verdicts import verdicts, weakest
-from sims.evaluation.evaluate import EvaluationResult, as_text, evaluate, to_json
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import GoalKind, NoGoalError, actions_of, budget, make_pairs
 from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
+from sims.evaluation.results import EvaluationResult, as_text, to_json
 
 EPISODES = 300  # test pairs that a gate is judged on
 FAR_EPISODES = 40  # of each distance in steps

@@ -24,7 +24,7 @@ from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from sims.core.task import Task
-from sims.evaluation.evaluate import EvaluationResult, evaluate, summary
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.pairs import Pair, make_pairs
 from sims.evaluation.policies import (
     Actor,
@@ -36,6 +36,7 @@ from sims.evaluation.policies import (
     check_card,
     local_planner,
 )
+from sims.evaluation.results import EvaluationResult, summary
 from sims.evaluation.statistics import bootstrap_median
 
 PAIRS = 40

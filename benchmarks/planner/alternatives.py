@@ -20,9 +20,10 @@ from hnet_vjepa.planning.cem import Found, Search, SearchProblem, search_actions
 from hnet_vjepa.planning.interface import PlanQuery, PlanResult, SearchSettings
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from sims.core.task import Simulation, Task
-from sims.evaluation.evaluate import criteria_of, evaluate, summary
+from sims.evaluation.evaluate import criteria_of, evaluate
 from sims.evaluation.pairs import Pair, make_pairs
 from sims.evaluation.policies import Policy, check_card, local_planner
+from sims.evaluation.results import summary
 
 PAIRS = 20
 LARGER = 4  # times the shipped budget, for the second comparison

@@ -19,9 +19,10 @@ from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.interface import Cost, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from sims.core.task import Simulation, State, Task
-from sims.evaluation.evaluate import MethodResult, play
+from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair, fulfils, make_pair, make_pairs
 from sims.evaluation.policies import Actor, Decision, Observation, Policy, ScriptedPolicy, check_card, local_planner
+from sims.evaluation.results import MethodResult
 
 PAIRS = 40
 PLACE = ("centre", "middle")  # of the picture: there is a way around it on every side

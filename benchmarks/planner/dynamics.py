@@ -32,10 +32,11 @@ from hnet_vjepa.utils.files import write_json_atomic
 from sims.core.collect import collect
 from sims.core.registry import get_task
 from sims.core.task import Task
-from sims.evaluation.evaluate import length, play
+from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import local_planner
 from sims.evaluation.statistics import paired_difference, wilson
+from sims.evaluation.units import length
 
 FLAT = "slots, MLP step"  # the default
 VARIANTS: dict[str, dict[str, Any]] = {

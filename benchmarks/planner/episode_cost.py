@@ -18,9 +18,11 @@ from benchmarks.planner.latency import peer_plan
 from benchmarks.planner.peer import BLOCK, HORIZON, Peer, make_peer
 from hnet_vjepa.planning.planner import load_planner
 from sims.core.task import Task
-from sims.evaluation.evaluate import MethodResult, Rollout, criteria_of, length, play
+from sims.evaluation.evaluate import criteria_of, play
 from sims.evaluation.pairs import budget, make_pairs
 from sims.evaluation.policies import check_card, local_planner
+from sims.evaluation.results import MethodResult, Rollout
+from sims.evaluation.units import length
 
 DISTANCE = 25  # steps of the environment to the goal; the budget is twice as many, as the peers' protocol has it
 PAIRS = 21

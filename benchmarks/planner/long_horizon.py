@@ -13,9 +13,10 @@ from benchmarks.planner.ablation import Variant, build, compared
 from benchmarks.planner.instrumented import threads
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from sims.core.task import Simulation, Task
-from sims.evaluation.evaluate import evaluate, summary
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.pairs import GoalKind, budget, make_pairs
 from sims.evaluation.policies import check_card, local_planner
+from sims.evaluation.results import summary
 
 SUBGOALS = 5  # coarse steps, where the configuration has none
 

@@ -19,10 +19,11 @@ from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.core.task import Simulation, Task
-from sims.evaluation.evaluate import length, play
+from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair, make_pairs
 from sims.evaluation.policies import check_card, local_planner
 from sims.evaluation.statistics import Rate
+from sims.evaluation.units import length
 from sims.reporting.plots import COLOURS, OTHERS
 
 PAIRS = 50

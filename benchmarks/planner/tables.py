@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.table import Rate, Table
-from sims.evaluation.evaluate import in_unit, length, shown_in
+from sims.evaluation.units import in_unit, length, shown_in
 
 
 def latency(parts: Mapping[str, Any], rate: Rate) -> Table:

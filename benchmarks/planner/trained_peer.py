@@ -34,7 +34,7 @@ from hnet_vjepa.specs import ActionSpec
 from hnet_vjepa.utils.runtime import choose_precision
 from sims.core.collect import collect
 from sims.core.task import Task
-from sims.evaluation.evaluate import evaluate, summary
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.pairs import Pair, budget, make_pairs
 from sims.evaluation.policies import (
     Actor,
@@ -46,6 +46,7 @@ from sims.evaluation.policies import (
     check_card,
     local_planner,
 )
+from sims.evaluation.results import summary
 
 CLIP, CLIPS = 4, 16  # pictures of a clip; clips in a step
 LEARNING_RATE, DECAY, SIGREG = 5e-5, 1e-3, 0.09

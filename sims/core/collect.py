@@ -13,10 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, write_shard
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.utils.progress import progress_counter
 from sims.core.language import captions, motion_labels, position_labels
 from sims.core.registry import get_task
 from sims.core.rendering import Backend, assume, backend
@@ -136,13 +136,13 @@ def collect(
     info = store_info(task, episodes, seed, drawn_with)
     missing = sorted(set(range(info.shards)) - create_store(out, info))
     processes = min(workers or os.cpu_count() or 1, len(missing))
-    with tqdm(total=episodes, unit="episode", disable=not progress) as bar:
-        bar.update(episodes - sum(min(SHARD_EPISODES, episodes - n * SHARD_EPISODES) for n in missing))
+    with progress_counter("collect", episodes, "episode", progress) as add:
+        add(episodes - sum(min(SHARD_EPISODES, episodes - n * SHARD_EPISODES) for n in missing))
         if processes > 1:
             for count in _in_parallel(missing, processes, drawn_with, task_name, seed, info, out):
-                bar.update(count)
+                add(count)
         elif missing:
             with contextlib.closing(task.open()) as simulation:
                 for number in missing:
-                    bar.update(_write_shard(number, task, simulation, seed, info, out))
+                    add(_write_shard(number, task, simulation, seed, info, out))
     return out

@@ -7,8 +7,8 @@ from typing import Any
 
 from sims.diagnosis.measure import Diagnosis
 from sims.diagnosis.verdicts import Verdict, progress_name, verdicts, weakest
-from sims.evaluation.evaluate import columns, in_unit, length, shown_in
 from sims.evaluation.statistics import Estimate
+from sims.evaluation.units import columns, in_unit, length, shown_in
 
 OUTCOMES = {  # of PairOutcome, and what people call them
     "start": "at the start",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sims.diagnosis.measure import Diagnosis
-from sims.evaluation.evaluate import length
+from sims.evaluation.units import length
 
 # Thresholds; the documentation gives the reasons.
 PROBE_ERROR = 0.5  # error of the linear probe, as a share of the loosest tolerance

@@ -10,9 +10,10 @@ from hnet_vjepa.errors import one_of
 from hnet_vjepa.planning.goals.state import ImageGoal
 from sims.core.task import Simulation, Task
 from sims.core.variation import Factor, Variation
-from sims.evaluation.evaluate import EvaluationResult, play
+from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair
 from sims.evaluation.policies import Policy
+from sims.evaluation.results import EvaluationResult
 from sims.evaluation.statistics import Rate
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

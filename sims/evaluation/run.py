@@ -10,10 +10,11 @@ from pathlib import Path
 from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic, write_json_atomic
 from sims.core.task import Simulation, Task
 from sims.core.variation import Factor
-from sims.evaluation.evaluate import EvaluationResult, as_text, evaluate, to_json
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import GoalKind, Pair, Split, budget, make_pairs
 from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
+from sims.evaluation.results import EvaluationResult, as_text, to_json
 from sims.evaluation.robustness import Sweep, sweep, sweeps_to_json
 from sims.evaluation.sources import OpenPlanner
 

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.ticker import MaxNLocator
 
-from sims.evaluation.evaluate import EvaluationResult, MethodResult, in_unit, length, shown_in
+from sims.evaluation.results import EvaluationResult, MethodResult
 from sims.evaluation.robustness import STRENGTHS, Sweep
 from sims.evaluation.statistics import Rate, percentiles
+from sims.evaluation.units import in_unit, length, shown_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,11 @@ import numpy as np
 from hnet_vjepa.planning.goals.label import LabelGoal
 from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.task import Task
-from sims.evaluation.evaluate import HELD, EvaluationResult, MethodResult, Rollout, about, in_unit, length, shown_in
 from sims.evaluation.pairs import Pair
+from sims.evaluation.results import HELD, EvaluationResult, MethodResult, Rollout, about
 from sims.evaluation.robustness import Sweep
 from sims.evaluation.statistics import Rate, percentiles
+from sims.evaluation.units import in_unit, length, shown_in
 from sims.reporting.plots import colour, distances, fulfilled, latencies, sweeps
 from sims.reporting.videos import film
 

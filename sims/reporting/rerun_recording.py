@@ -11,8 +11,8 @@ from typing import Any
 
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.utils.files import disk_errors
-from sims.evaluation.evaluate import EvaluationResult, Rollout
 from sims.evaluation.pairs import Pair
+from sims.evaluation.results import EvaluationResult, Rollout
 
 NEEDS = "pip install 'hnet-vjepa[rerun]'"
 

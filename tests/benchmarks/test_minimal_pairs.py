@@ -11,9 +11,9 @@ from benchmarks import minimal_pairs as module
 from benchmarks.minimal_pairs import minimal_pairs, mirrored
 from hnet_vjepa.planning.goals.text import TextGoal
 from sims.core.language import opposite, position_labels
-from sims.evaluation.evaluate import MethodResult, Rollout
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import Decision
+from sims.evaluation.results import MethodResult, Rollout
 from sims.tasks import fetch_push, fetch_reach
 
 TASK = fetch_reach.TASK

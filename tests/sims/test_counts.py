@@ -14,8 +14,8 @@ import pytest
 from hnet_vjepa.planning.goals.state import ImageGoal
 from sims.core.variation import Variation
 from sims.evaluation import robustness
-from sims.evaluation.evaluate import EvaluationResult, MethodResult, Rollout, as_text, to_json
 from sims.evaluation.pairs import Pair
+from sims.evaluation.results import EvaluationResult, MethodResult, Rollout, as_text, to_json
 from sims.evaluation.robustness import STRENGTHS, sweep
 from sims.reporting.report import render_report
 from sims.tasks import fetch_reach

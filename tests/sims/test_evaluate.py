@@ -26,7 +26,7 @@ from hnet_vjepa.planning.interface import Goal, ModelCard, PlanQuery, PlanResult
 from planner_service.client import PlanError
 from sims.core.seeds import domain_of, episode_seed, generator
 from sims.core.task import scatter, walk
-from sims.evaluation.evaluate import EvaluationResult, Rollout, as_text, evaluate, length, to_json
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.pairs import Pair, budget, fulfils, make_pair, make_pairs, refuse_evaluation_data
 from sims.evaluation.policies import (
     Answer,
@@ -38,6 +38,8 @@ from sims.evaluation.policies import (
     local_planner,
     remote_planner,
 )
+from sims.evaluation.results import EvaluationResult, Rollout, as_text, to_json
+from sims.evaluation.units import length
 from sims.reporting.report import Section, render_report
 from sims.tasks import fetch_reach
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.errors import UserError
-from sims.evaluation.evaluate import EvaluationResult, MethodResult, Rollout
 from sims.evaluation.pairs import Pair
+from sims.evaluation.results import EvaluationResult, MethodResult, Rollout
 from sims.reporting.rerun_recording import write_rerun
 from tests.sims.test_evaluate import command
 
