@@ -1,7 +1,7 @@
-"""Sentences that differ in one word: from the same start, does the robot go left for "left" and right for "right"?
+"""Minimal pairs of sentences: from the same start, does the robot go left for "left" and right for "right"?
 
-Only goals that name the direction count, only where neither of the two sentences is true already, and only where some
-goal of the task fulfils the opposite: seen from above, nothing is low in the picture and far from the camera.
+Pairs are used whose sentence names the direction, where neither sentence is true at the start, and where some goal of
+the task fulfils the opposite: seen from above, nothing is low in the image and far from the camera.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sims.evaluation.pairs import Pair, fulfils
 from sims.evaluation.policies import Policy
 from sims.evaluation.statistics import wilson
 
-GOALS = 1000  # drawn to see what can be asked for
+GOALS = 1000  # goals drawn to find which sentences can be fulfilled
 
 
 def mirrored(task: Task, pairs: Sequence[Pair], axis: str) -> list[tuple[Pair, Pair]]:
-    """Text pairs that name a direction along ``axis``, each with the one that asks for the opposite."""
+    """Text pairs that name a direction along ``axis``, each with the pair of the opposite sentence."""
     rng = np.random.default_rng(0)
     goals = [task.sample_goal(rng) for _ in range(GOALS)]
     found = []
@@ -42,12 +42,12 @@ def mirrored(task: Task, pairs: Sequence[Pair], axis: str) -> list[tuple[Pair, P
 def minimal_pairs(
     task: Task, simulation: Simulation, planner: Policy, pairs: Sequence[Pair], most: int
 ) -> dict[str, dict[str, Any]]:
-    """For left/right and up/down: of up to ``most`` pairs of sentences, how often both were followed, and each side."""
+    """For left/right and up/down: of up to ``most`` minimal pairs, how often both sentences were followed, and each."""
     results: dict[str, dict[str, Any]] = {}
     for axis, name in zip(OPPOSITES, ("left_right", "up_down"), strict=True):
         both = mirrored(task, pairs, axis)[:most]
-        asked = [pair for two in both for pair in two]
-        done = [r.end(0) for r in play(task, simulation, planner, asked, task.evaluation_steps).rollouts]
+        played = [pair for two in both for pair in two]
+        done = [r.end(0) for r in play(task, simulation, planner, played, task.evaluation_steps).rollouts]
         followed = [first and second for first, second in zip(done[::2], done[1::2], strict=True)]
         results[name] = {
             "both": {**vars(wilson(sum(followed), len(followed))), "value": sum(followed) / len(followed)},

@@ -17,12 +17,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def about(command: str) -> dict[str, Any]:
-    """When, where and from which commit a result comes. ``command`` is what makes it again."""
+    """Date, machine and commit of a result, and the ``command`` that reproduces it."""
     return {"command": command, "date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine()}
 
 
 def write_result(name: str, command: str, settings: dict[str, Any], metrics: dict[str, Any], **more: Any) -> Path:
-    """Write ``benchmarks/results/<name>.json`` and return its path. ``command`` is what makes it again."""
+    """Write ``benchmarks/results/<name>.json`` and return its path. ``command`` reproduces it."""
     path = RESULTS / f"{name}.json"
     content = {**about(command), "versions": versions(), "settings": settings, "metrics": metrics, **more}
     write_json_atomic(path, content)
@@ -34,8 +34,8 @@ def merge_result(
 ) -> Path:
     """Write one part of ``benchmarks/results/<name>.json`` and leave its other parts; return its path.
 
-    The part's metrics join those of the others under "metrics"; what stands behind them is kept under "parts", with
-    the machine, date and commit of this part.
+    The part's metrics are merged into "metrics"; its settings and details are kept under "parts", with the machine,
+    date and commit of this part.
     """
     path = RESULTS / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"metrics": {}, "parts": {}}

@@ -31,17 +31,17 @@ def evaluate(
     ] = 100,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs to every model.")] = 0,
     split: Annotated[
-        Literal["dev", "test"], typer.Option(help="Pairs to tune on, or pairs to report; they never meet.")
+        Literal["dev", "test"], typer.Option(help="Pairs to tune on, or pairs to report; they are disjoint.")
     ] = "test",
     goal: Annotated[
-        Literal["image", "text", "label"], typer.Option(help="How the planner is told where to go.")
+        Literal["image", "text", "label"], typer.Option(help="Kind of goal that the planner is given.")
     ] = "image",
     distance: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Take goals from episodes of the data policy, this many steps of the environment after the start: "
-            "25 is how the literature asks. Without it, the task's own goals.",
+            help="Take goals from episodes of the data policy, this many steps of the environment after the start "
+            "(25 is usual in the literature). Without it, the task's own goals.",
         ),
     ] = None,
     steps: Annotated[
@@ -54,19 +54,19 @@ def evaluate(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="Play the same pairs again with one thing at rising strengths: light, camera, colours, distractors, "
-            "friction, or all. May be given several times; each takes about as long as four evaluations."
+            help="Play the same pairs again under one factor at rising strengths: light, camera, colours, distractors, "
+            "friction, or all. May be repeated; each takes about as long as four evaluations."
         ),
     ] = None,
     no_manifest: Annotated[
         bool,
-        typer.Option("--no-manifest", help="Do not insist that the pairs are those written down for this task."),
+        typer.Option("--no-manifest", help="Do not compare the pairs with the task's manifest."),
     ] = False,
     deadline_ms: Annotated[
         float | None, typer.Option(min=1, help="Take the best plan found after this many milliseconds.")
     ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="HNET_TOKEN", help="The service's token, if it asks for one.")
+        str | None, typer.Option(envvar="HNET_TOKEN", help="The service's token, if it needs one.")
     ] = None,
     training: Annotated[
         Path | None,
@@ -80,23 +80,25 @@ def evaluate(
     ] = None,
     rerun: Annotated[
         Path | None,
-        typer.Option(help="Also write the filmed episodes as a Rerun recording, out.rrd (needs the extra 'rerun')."),
+        typer.Option(
+            help="Also write the episodes with frames as a Rerun recording, out.rrd (needs the extra 'rerun')."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Directory for result.json, table.txt, rollout.gif and report.html.")
     ] = Path("outputs/evaluation"),
 ) -> None:
-    """Let a planner reach goals in simulation, beside random actions and ceilings on the same goals.
+    """Evaluate a planner in simulation, with random actions as the floor and ceilings on the same goals.
 
-    Prints success ever, at the end and held over the last three actions with 95 % intervals, whether the model's energy
-    ranks states by true distance, and the plan latency; and writes a report with films. The ceilings are a scripted
-    controller and, with --distance, the recorded actions themselves.
+    Prints success ever, at the end and held over the last three actions with 95 % intervals, the rank correlation of
+    energy and true distance, and the plan latency; writes a report with videos. The ceilings are a scripted controller
+    and, with --distance, the recorded actions themselves.
 
     Examples:
 
     hnet evaluate --checkpoint outputs/action --episodes 100
 
-    hnet evaluate --model fetch-reach                            # one that came along
+    hnet evaluate --model fetch-reach                            # a shipped model
 
     hnet evaluate --checkpoint outputs/action --distance 25      # goals 25 steps away, 50 steps to get there
 

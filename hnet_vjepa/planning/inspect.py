@@ -1,7 +1,4 @@
-"""A checkpoint taken apart, for measurements: what it sees, imagines, proposes and how it judges, each by itself.
-
-All that a diagnosis needs to know of encoders, dynamics and energies is in this file.
-"""
+"""The parts of a checkpoint, one by one, for measurements: encoder, dynamics, energy and inverse dynamics."""
 
 from __future__ import annotations
 
@@ -20,34 +17,34 @@ from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.planning.costs import step_weights
 from hnet_vjepa.planning.planner import WorldModelPlanner
 
-PIECE = 64  # pictures that are encoded at once
+BATCH = 64  # frames, or clips, that are encoded at once
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Planning states of N pictures, real or imagined, each with the state before it and what was done in between."""
+class StateBatch:
+    """N planning states, encoded or imagined, each with the previous state and the action between the two."""
 
     states: Tensor  # N x S x d
     prev_state: Tensor  # N x S x d
-    prev_action: Tensor  # N x A, normalised actions
+    prev_action: Tensor  # N x A, normalised active dimensions
     masks: Tensor  # N x S, True = slot that holds nothing
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, rows: slice | list[int]) -> Seen:
+    def __getitem__(self, rows: slice | list[int]) -> StateBatch:
         """Some of the rows."""
-        return Seen(self.states[rows], self.prev_state[rows], self.prev_action[rows], self.masks[rows])
+        return StateBatch(self.states[rows], self.prev_state[rows], self.prev_action[rows], self.masks[rows])
 
     def features(self) -> NDArray[np.float64]:
-        """What a linear read-out reads: N x (S * d)."""
+        """The input of a linear probe: N x (S * d)."""
         return self.states.flatten(1).double().numpy()
 
 
 class Inspector:
-    """The parts of a checkpoint that plans.
+    """Gives access to the parts of a checkpoint with the planner's own conventions.
 
-    Attributes: ``planner`` (what plans with it), ``window`` (frames that it looks at for one decision).
+    Attributes: ``planner`` (plans with the checkpoint), ``window`` (frames that the encoder sees for one decision).
     Raises UserError when the checkpoint has no dynamics.
     """
 
@@ -55,65 +52,65 @@ class Inspector:
         self.planner = WorldModelPlanner(checkpoint)
         self.window = self.planner.card.history + 1
         self._model, self._spec = checkpoint.model, checkpoint.model.robot.action
-        self._held = torch.from_numpy(normalise_actions(self._spec.hold(), self._spec))
+        self._hold = torch.from_numpy(normalise_actions(self._spec.hold(), self._spec))
 
     @torch.inference_mode()
-    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> Seen:
-        """Every picture of an episode (T x H x W x 3), each with its past: T rows. The first is taken to be at rest.
+    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> StateBatch:
+        """Encode every frame of an episode (T x H x W x 3): T rows. The robot is taken to rest before the first.
 
-        ``actions``: (T - 1) x dim in the robot's units, what was done between the pictures.
+        ``actions``: (T - 1) x dim in robot units, executed between the frames.
         """
         states, masks = [], []
-        for start in range(0, len(frames), PIECE):
+        for start in range(0, len(frames), BATCH):
             first = max(0, start - self.planner.card.history)
-            made, empty = self._model.states(normalise_frames(frames[None, first : start + PIECE]))
-            states.append(made[0, start - first :])
+            encoded, empty = self._model.states(normalise_frames(frames[None, first : start + BATCH]))
+            states.append(encoded[0, start - first :])
             masks.append(empty[0, start - first :])
         every = torch.cat(states)
-        prev_action = torch.cat([self._held[None], torch.from_numpy(normalise_actions(actions, self._spec))])
-        return Seen(every, torch.cat([every[:1], every[:-1]]), prev_action, torch.cat(masks))
+        prev_action = torch.cat([self._hold[None], torch.from_numpy(normalise_actions(actions, self._spec))])
+        return StateBatch(every, torch.cat([every[:1], every[:-1]]), prev_action, torch.cat(masks))
 
     @torch.inference_mode()
-    def last(self, clips: NDArray[np.uint8]) -> Seen:
-        """The last picture of each of N equally long clips (N x T x H x W x 3): N rows, as the planner sees them.
+    def last(self, clips: NDArray[np.uint8]) -> StateBatch:
+        """Encode the last frame of each of N clips of equal length (N x T x H x W x 3): N rows.
 
-        What was done before it is taken to have been holding still.
+        The previous action is taken to be holding still.
         """
         states, masks = [], []
-        for start in range(0, len(clips), PIECE):
-            made, empty = self._model.states(normalise_frames(clips[start : start + PIECE]))
-            states.append(made[:, -2:] if made.shape[1] > 1 else made.repeat(1, 2, 1, 1))
+        for start in range(0, len(clips), BATCH):
+            encoded, empty = self._model.states(normalise_frames(clips[start : start + BATCH]))
+            states.append(encoded[:, -2:] if encoded.shape[1] > 1 else encoded.repeat(1, 2, 1, 1))
             masks.append(empty[:, -1])
         pairs = torch.cat(states)
-        return Seen(pairs[:, 1], pairs[:, 0], self._held.expand(len(pairs), -1), torch.cat(masks))
+        return StateBatch(pairs[:, 1], pairs[:, 0], self._hold.expand(len(pairs), -1), torch.cat(masks))
 
     @torch.inference_mode()
-    def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
-        """What the N states become: actions N x H x dim in the robot's units -> H times N rows."""
+    def rollout(self, start: StateBatch, actions: NDArray[np.float32]) -> list[StateBatch]:
+        """Roll the dynamics out from N states: actions N x H x dim in robot units -> H batches of N imagined states."""
         normal = torch.from_numpy(normalise_actions(actions, self._spec))
         imagined = rollout(self._model.world_model.dynamics, start.states, start.prev_state, start.prev_action, normal)
-        earlier = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
-        return [Seen(imagined[:, h], earlier[:, h], normal[:, h], start.masks) for h in range(imagined.shape[1])]
+        previous = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
+        return [StateBatch(imagined[:, h], previous[:, h], normal[:, h], start.masks) for h in range(imagined.shape[1])]
 
     @torch.inference_mode()
-    def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
-        """The planner's energy of N states for a goal picture (one row): N."""
-        there, empty = goal.states.expand_as(seen.states), goal.masks.expand_as(seen.masks)
-        energies = StateEnergy.of(self._model)(seen.states, there, seen.masks, empty)
+    def energy(self, batch: StateBatch, goal: StateBatch) -> NDArray[np.float64]:
+        """The planner's energy of N states for one goal state (a batch of one row): N."""
+        goals, empty = goal.states.expand_as(batch.states), goal.masks.expand_as(batch.masks)
+        energies = StateEnergy.of(self._model)(batch.states, goals, batch.masks, empty)
         return energies.double().numpy()
 
     def cost(self, energies: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """What the search ranks N candidates by, from their energies after every action (H times N): N."""
-        counts = step_weights(len(energies), self._model.config.plan.step_weight_exponent).double().numpy()
-        return np.tensordot(counts, np.stack(energies), 1)
+        """The search's cost of N candidates from their energies after each of H actions (H arrays of N): N."""
+        weights = step_weights(len(energies), self._model.config.plan.step_weight_exponent).double().numpy()
+        return np.tensordot(weights, np.stack(energies), 1)
 
     @torch.inference_mode()
-    def prev_action(self, seen: Seen) -> NDArray[np.float64]:
-        """Which action led from the state before to each state of an episode, says the inverse dynamics: N x A.
+    def prev_action(self, episode: StateBatch) -> NDArray[np.float64]:
+        """The action before each state of an episode as estimated by the inverse dynamics: N x A in robot units.
 
-        In the robot's units; A counts the active dimensions.
+        A counts the active dimensions. The episode is taken to begin at rest.
         """
-        earlier = torch.cat([seen.prev_state[:1], seen.prev_state[:-1]])  # of an episode that began at rest
-        normal = self._model.world_model.inverse(earlier, seen.prev_state, seen.states).double().numpy()
+        earlier = torch.cat([episode.prev_state[:1], episode.prev_state[:-1]])
+        normal = self._model.world_model.inverse(earlier, episode.prev_state, episode.states).double().numpy()
         assert self._spec.mean is not None and self._spec.std is not None
         return normal * np.array(self._spec.std) + np.array(self._spec.mean)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.goals.state import ImageGoal
-from hnet_vjepa.planning.inspect import Inspector, Seen
+from hnet_vjepa.planning.inspect import Inspector, StateBatch
 from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.trainers.measure import Readout, fit_readout
 from hnet_vjepa.utils.progress import show_progress
@@ -114,13 +114,13 @@ def record_episodes(task: Task, simulation: Simulation, seed: int, count: int, p
     return [record(task, simulation, episode_seed("dev", seed, number), number) for number in shown]
 
 
-def fit(task: Task, seen: Sequence[Seen], truth: Sequence[Array]) -> tuple[Readout, ProbeError, int]:
+def fit(task: Task, encoded: Sequence[StateBatch], truth: Sequence[Array]) -> tuple[Readout, ProbeError, int]:
     """Fit the linear probe on the first episodes and test it on the rest; also returns how many it was fitted on.
 
-    ``seen`` and ``truth``: per episode T rows, planning states and true states (T x N).
+    ``encoded`` and ``truth``: per episode T rows, planning states and true states (T x N).
     """
-    cut = max(1, round(FITTED * len(seen)))
-    features = [s.features() for s in seen]
+    cut = max(1, round(FITTED * len(encoded)))
+    features = [s.features() for s in encoded]
     probe = fit_readout(np.concatenate(features[:cut]), np.concatenate(truth[:cut]))
     true = np.concatenate(truth[cut:])
     read = probe(np.concatenate(features[cut:]))
@@ -132,7 +132,7 @@ def fit(task: Task, seen: Sequence[Seen], truth: Sequence[Array]) -> tuple[Reado
         mean_error=_median_distance(task, np.broadcast_to(probe.centre, true.shape), true),
         r2=dict(zip(names, map(float, explained), strict=True)),
         fitted=cut,
-        held_out=len(seen) - cut,
+        held_out=len(encoded) - cut,
     )
     return probe, errors, cut
 
@@ -141,7 +141,7 @@ def rollout_error(
     task: Task,
     inspector: Inspector,
     probe: Readout,
-    seen: Sequence[Seen],
+    encoded: Sequence[StateBatch],
     truth: Sequence[Array],
     actions: Sequence[NDArray[np.float32]],
 ) -> RolloutError:
@@ -150,12 +150,12 @@ def rollout_error(
     Only starts count after which the task's distance changes by its loosest tolerance: an object rests for most of an
     episode, and the error of 'nothing moves' is then no baseline. Without any such start all count.
     """
-    ahead = min(HORIZON, min(map(len, seen)) - 2)
+    ahead = min(HORIZON, min(map(len, encoded)) - 2)
     rows: list[list[tuple[Array, Array, Array, Array]]] = [[] for _ in range(ahead)]
-    for episode, true, done in zip(seen, truth, actions, strict=True):
+    for episode, true, done in zip(encoded, truth, actions, strict=True):
         starts = list(range(1, len(episode) - ahead, EVERY))
         taken = np.stack([done[s : s + ahead] for s in starts])
-        for h, imagined in enumerate(inspector.imagine(episode[starts], taken)):
+        for h, imagined in enumerate(inspector.rollout(episode[starts], taken)):
             later = [s + h + 1 for s in starts]
             read, observed = probe(imagined.features()), probe(episode[later].features())
             rows[h].append((read, observed, true[starts], true[later]))
@@ -181,7 +181,7 @@ def try_pair(
     outcomes = [_execute(simulation, left, pair, actions, inspector.window) for actions in proposed]
     remaining = np.array([value for value, _ in outcomes])
     observed = inspector.energy(inspector.last(np.stack([clip for _, clip in outcomes])), goal)
-    imagined = inspector.imagine(start[[0] * candidates], proposed)
+    imagined = inspector.rollout(start[[0] * candidates], proposed)
     energies = [inspector.energy(state, goal) for state in imagined]  # H x candidates
     [plan] = inspector.planner.plan([query])
     return PairOutcome(
@@ -228,9 +228,9 @@ def diagnose(
     if candidates < 2:
         raise UserError(f"candidates is {candidates}; it must be at least 2")
     recorded = record_episodes(task, simulation, seed, episodes, progress)
-    seen = [inspector.episode(e.frames, e.actions) for e in recorded]
+    encoded = [inspector.episode(e.frames, e.actions) for e in recorded]
     truth = [np.asarray(e.states, np.float64) for e in recorded]
-    probe, probe_error, cut = fit(task, seen, truth)
+    probe, probe_error, cut = fit(task, encoded, truth)
     horizon = inspector.planner.card.search.horizon
     drawn = make_pairs(task, simulation, "dev", seed, pairs, "image", progress=progress)
     left = to_go(task, simulation, drawn)
@@ -245,7 +245,7 @@ def diagnose(
         progress=left.by,
         progress_unit=left.unit,
         probe=probe_error,
-        rollout=rollout_error(task, inspector, probe, seen[cut:], truth[cut:], [e.actions for e in recorded[cut:]]),
+        rollout=rollout_error(task, inspector, probe, encoded[cut:], truth[cut:], [e.actions for e in recorded[cut:]]),
         outcomes=tuple(try_pair(task, simulation, inspector, left, pair, candidates, horizon) for pair in shown),
     )
 

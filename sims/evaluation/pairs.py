@@ -1,4 +1,4 @@
-"""What is asked of every method: pairs of a start and a goal that no collected episode can contain."""
+"""Pairs of a start and a goal, the same for every method, from seeds that no collected episode can have."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MAX_DRAWS = 200
 
 
 class NoGoalError(UserError):
-    """In so few steps nothing comes of what episodes do: there is no goal to ask for."""
+    """No goal was found: within so few steps the data policy changes nothing that the task measures."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """A start and a goal. Every method gets the same pairs.
 
-    ``start`` and ``goal_saved`` are what Simulation.restore takes; ``goal_frame`` is the picture of the robot really
-    being at the goal. ``required`` are the labels that must hold for a goal given in words or labels; empty for an
-    image goal. ``actions`` (K x dim) lead from the start to the goal where the goal was taken from an episode.
-    ``excluded`` counts the draws before this one that were given up, because start and goal were too near.
+    ``start`` and ``goal_saved`` are arguments of Simulation.restore; ``goal_frame`` is the rendered frame at the goal.
+    ``required``: the labels that must hold for a text or label goal; empty for an image goal. ``actions`` (K x dim)
+    lead from the start to the goal where the goal was taken from an episode. ``excluded``: the number of draws before
+    this one that were rejected because start and goal were too near.
     """
 
     index: int
@@ -60,12 +60,12 @@ def make_pair(
     kind: GoalKind,
     distance: int | None = None,
 ) -> Pair:
-    """Draw one pair: a random start and a goal that can be reached from it, again until it will do.
+    """Draw one pair by rejection sampling: a random start and a goal that can be reached from it.
 
     Without ``distance`` the scripted controller goes to the goal, from the same start at every draw; the goal must be
-    at least ``task.min_goal_distance`` away. With it, the goal is where an episode of the data policy is ``distance``
-    steps of the environment after its start; no criterion, not even the loosest, may be met at the start.
-    What is asked in words or labels must not be true at the start.
+    at least ``task.min_goal_distance`` away. With it, the goal is the state of a data-policy episode ``distance`` steps
+    of the environment after its start, and the loosest criterion must not be met at the start. A text or label goal
+    must not be fulfilled at the start.
     """
     number = episode_seed(split, seed, index)
     rng = generator(number)
@@ -74,7 +74,7 @@ def make_pair(
     start = simulation.save()
     actions = None
     for excluded in range(MAX_DRAWS):
-        if distance is not None and excluded:  # where nothing moved, another start may be needed too
+        if distance is not None and excluded:  # nothing moved from this start, so draw another
             start_state, start = scatter(task, simulation, rng), simulation.save()
         simulation.restore(start)
         if distance is None:
@@ -132,12 +132,12 @@ def actions_of(task: Task, steps: int) -> int:
 
 
 def budget(task: Task, distance: int | None) -> int:
-    """How many actions a method may take: the task's own number, or twice as many steps as the goal is away."""
+    """Actions per episode: the task's own number, or as many as fill twice the goal distance."""
     return task.evaluation_steps if distance is None else actions_of(task, 2 * distance)
 
 
 def _act(task: Task, simulation: Simulation, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Do ``count`` actions of the data policy and return them."""
+    """Execute ``count`` actions of the data policy and return them (count x dim)."""
     act = task.data_policy(rng)
     done = []
     for _ in range(count):
@@ -148,16 +148,16 @@ def _act(task: Task, simulation: Simulation, rng: np.random.Generator, count: in
 
 
 def fulfils(task: Task, state: State, required: tuple[str, ...]) -> bool:
-    """Say whether all required labels hold in a state."""
+    """Whether all required labels hold in a state."""
     return set(required) <= set(position_labels(task.place(state)))
 
 
 def refuse_evaluation_data(settings: Mapping[str, str | int | float], where: str) -> None:
-    """Raise UserError when a data set (StoreInfo.settings) was made with the seeds that evaluations use."""
+    """Raise UserError when a data set (its StoreInfo.settings) was collected with evaluation seeds."""
     domain = settings.get("domain", "collect")
     if domain in ("dev", "test"):
         raise UserError(
-            f"{where} was trained on '{domain}' evaluation episodes; success on them says nothing, "
+            f"{where} was trained on '{domain}' evaluation episodes; success on them is no evidence; "
             "train on episodes made by 'hnet data collect'"
         )
 

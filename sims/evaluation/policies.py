@@ -1,4 +1,4 @@
-"""The methods that an evaluation compares: a planner, here or behind a URL, the random floor, and ceilings."""
+"""The methods that an evaluation compares: a planner (local or remote), the random floor, and ceilings."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from sims.evaluation.pairs import Pair
 
 @dataclass(frozen=True)
 class Observation:
-    """What there is to decide on. Only the scripted controller looks at ``state``, the simulator's own truth."""
+    """What a policy decides on. Only the scripted controller uses ``state``, the simulator's true state."""
 
-    frames: NDArray[np.uint8]  # T x H x W x 3, all frames since the start, the last one is now
+    frames: NDArray[np.uint8]  # T x H x W x 3, all frames since the start; the last is the present
     state: State
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The action to do now, whether the policy believes to have arrived, and how long it thought (None: it did not)."""
+    """The next action, whether the policy reports the goal as reached, and its latency (None: it does not plan)."""
 
     action: Action
     reached: bool = False
     plan_ms: float | None = None
-    server_ms: dict[str, float] | None = None  # as the server says
-    energy: float | None = None  # how far from the goal the model believes to be now, in its own scale
+    server_ms: dict[str, float] | None = None  # as reported by the server
+    energy: float | None = None  # of the present state, in the model's own units
 
 
 Actor = Callable[[Observation], Decision]
 
 
 class Policy(Protocol):
-    """A method. ``begin`` makes the decider for one episode, which may remember what it planned before."""
+    """A method. ``begin`` makes the actor of one episode, which may keep state between steps."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         ...
 
     def begin(self, pair: Pair) -> Actor:
@@ -55,7 +55,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What both kinds of planner give: actions (H x dim), whether the goal is reached, and the energy to it now."""
+    """Reply of a planner: actions (H x dim), whether the goal is reached, timings, and the present energy."""
 
     actions: NDArray[np.float32]
     reached: bool
@@ -68,9 +68,9 @@ Ask = Callable[[NDArray[np.uint8], Goal, int, NDArray[np.float32] | None], Answe
 
 @dataclass(frozen=True)
 class PlannerPolicy:
-    """Plans anew at every step and does the first action; the previous plan starts the next search.
+    """Replans at every step and executes the first action; the previous plan warm-starts the next search.
 
-    ``frames`` is how many frames the planner can use: more are not sent.
+    ``frames``: number of frames that the planner uses; older ones are not sent.
     """
 
     name: str
@@ -95,7 +95,7 @@ class PlannerPolicy:
 
 
 def remote_planner(client: PlannerClient, card: ModelCard, deadline_ms: float | None = None) -> PlannerPolicy:
-    """Make the policy that asks a service, as a robot would. Its latency is measured here, network included."""
+    """The policy that queries a service, as a robot would. Its latency is measured here, network included."""
 
     def ask(frames: NDArray[np.uint8], goal: Goal, seed: int, previous: NDArray[np.float32] | None) -> Answer:
         try:
@@ -108,7 +108,7 @@ def remote_planner(client: PlannerClient, card: ModelCard, deadline_ms: float | 
 
 
 def local_planner(planner: Planner, deadline_ms: float | None = None) -> PlannerPolicy:
-    """Make the policy that plans in this process."""
+    """The policy that plans in this process."""
 
     def ask(frames: NDArray[np.uint8], goal: Goal, seed: int, previous: NDArray[np.float32] | None) -> Answer:
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1e3
@@ -120,7 +120,7 @@ def local_planner(planner: Planner, deadline_ms: float | None = None) -> Planner
 
 @dataclass(frozen=True)
 class RandomPolicy:
-    """The floor: actions drawn evenly from the robot's bounds, the same for the same pair."""
+    """The floor: actions uniform within the robot's bounds, the same for the same pair."""
 
     task: Task
     name: str = "random"
@@ -138,7 +138,7 @@ class RandomPolicy:
 
 @dataclass(frozen=True)
 class ScriptedPolicy:
-    """The ceiling: the task's own controller, which knows the true positions of robot and goal."""
+    """The ceiling: the task's scripted controller, which is given the true state of robot and goal."""
 
     task: Task
     name: str = "scripted"
@@ -151,7 +151,7 @@ class ScriptedPolicy:
 
 @dataclass(frozen=True)
 class ReplayPolicy:
-    """The ceiling of goals at a distance: the recorded actions that led to the goal, then holding still.
+    """The ceiling for goals at a distance: the recorded actions that led to the goal, then holding still.
 
     The simulation is deterministic, so it is exactly at the goal when the recording ends.
     """
@@ -170,7 +170,7 @@ class ReplayPolicy:
 
 
 def check_card(task: Task, card: ModelCard, kind: str) -> None:
-    """Raise UserError when a model was made for another robot or camera, or does not take goals of this kind."""
+    """Raise UserError when a model was trained for another robot or camera, or does not take this kind of goal."""
     if (card.camera.height, card.camera.width) != (task.camera.height, task.camera.width):
         raise UserError(
             f"the model was trained on {card.camera.height} x {card.camera.width} pictures; "

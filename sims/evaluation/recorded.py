@@ -1,4 +1,4 @@
-"""Judging a checkpoint on recorded episodes that it was not trained on: for robots that have no simulator."""
+"""Evaluation of a checkpoint on held-out recorded episodes, for robots without a simulator."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from sims.evaluation.units import columns
 
 @dataclass(frozen=True)
 class ActionError:
-    """How well one dimension of the action is told from the states before and after it."""
+    """Error of the inverse dynamics in one dimension of the action."""
 
     name: str
     unit: str
-    r2: float | None  # 1 exact, 0 as good as always the mean of training; None when it never changes
+    r2: float | None  # 1: exact; 0: as good as always the training mean; None when it never changes
     error: float  # mean absolute, in the robot's units
     mean_error: float  # the same of 'always the mean of training'
 
 
 @dataclass(frozen=True)
 class RecordedResult:
-    """What a checkpoint is worth on held-out recordings.
+    """Errors of a checkpoint on held-out recordings.
 
-    ``open_loop``: error of the imagined planning state and of 'nothing moves' by step (see open_loop_error).
-    ``time_to_goal``: rank correlation, within an episode, of the energy of its frames for its last frame with the
-    steps that are left; median over the episodes.
+    ``open_loop``: errors of rollouts and of 'nothing moves' by step (see open_loop_error). ``time_to_goal``: rank
+    correlation, within an episode, of the energy of its frames with the last frame as the goal, and the steps left;
+    median over the episodes.
     """
 
     data: str
@@ -64,7 +64,7 @@ def open_recordings(path: Path, checkpoint: Checkpoint) -> EpisodeStore:
         )
     if (action.names, action.active) != (robot.action.names, robot.action.active):
         raise UserError(
-            f"the model knows the actions {robot.action.active} of {', '.join(robot.action.names)}; "
+            f"the model was trained on the actions {robot.action.active} of {', '.join(robot.action.names)}; "
             f"{path} has {action.active} of {', '.join(action.names)}"
         )
     if not store.split("held_out"):
@@ -91,7 +91,7 @@ def score(checkpoint: Checkpoint, store: EpisodeStore) -> RecordedResult:
 
 
 def time_to_goal(inspector: Inspector, episode: Episode) -> float:
-    """Spearman's correlation, over an episode's frames, of the energy for its last frame and the steps left to it."""
+    """Spearman's correlation over an episode's frames: energy with the last frame as the goal, and steps left."""
     goal = inspector.last(episode.frames[None, -1:])
     energies = inspector.energy(inspector.episode(episode.frames, episode.actions)[:-1], goal)
     return spearman(energies, np.arange(len(energies), 0, -1.0))
@@ -101,10 +101,10 @@ def _action_errors(
     inspector: Inspector, checkpoint: Checkpoint, episodes: Sequence[Episode]
 ) -> tuple[ActionError, ...]:
     spec = checkpoint.model.robot.action
-    told = np.concatenate([inspector.prev_action(inspector.episode(e.frames, e.actions)[1:]) for e in episodes])
+    estimated = np.concatenate([inspector.prev_action(inspector.episode(e.frames, e.actions)[1:]) for e in episodes])
     done = np.concatenate([e.actions for e in episodes])[:, list(spec.active)].astype(np.float64)
     assert spec.mean is not None
-    error, baseline = told - done, np.array(spec.mean) - done
+    error, baseline = estimated - done, np.array(spec.mean) - done
     return tuple(
         ActionError(
             name=spec.names[d],
@@ -124,7 +124,7 @@ def to_json(result: RecordedResult) -> dict[str, Any]:
 
 def as_text(result: RecordedResult) -> str:
     """Return the tables of a result for a terminal."""
-    known = "other episodes of it were trained on" if result.trained_on_it else "nothing of it was trained on"
+    known = "its other episodes were used for training" if result.trained_on_it else "none of it was used for training"
     measured = result.open_loop
     steps = [h for h in range(1, 1000) if f"open_loop/{h}" in measured]
     in_cm = "open_loop_cm/1" in measured
@@ -133,18 +133,18 @@ def as_text(result: RecordedResult) -> str:
         keys = [f"open_loop/{h}", f"nothing_moves/{h}"]
         keys += [f"open_loop_cm/{h}", f"nothing_moves_cm/{h}"] if in_cm else []
         ahead.append([str(h), *(f"{measured[key]:.3g}" for key in keys)])
-    acted = [["action", "R2", "mean error", "always the mean", "unit"]]
+    inverse = [["action", "R2", "mean error", "always the mean", "unit"]]
     for a in result.actions:
         r2 = "-" if a.r2 is None else f"{a.r2:.3f}"
-        acted.append([a.name, r2, f"{a.error:.3g}", f"{a.mean_error:.3g}", a.unit])
+        inverse.append([a.name, r2, f"{a.error:.3g}", f"{a.mean_error:.3g}", a.unit])
     lines = [f"{result.data}: {result.episodes} held-out episodes ({known})", ""]
     lines += ["open loop: error of the imagined planning state", *columns(ahead), ""]
-    lines += ["inverse dynamics: the action between two pictures", *columns(acted)]
+    lines += ["inverse dynamics: the action between two frames", *columns(inverse)]
     if result.time_to_goal is not None:
         rank = result.time_to_goal
         lines += [
             "",
             f"energy against time to the end of the episode, rank correlation: {rank.median:.2f} "
-            f"[{rank.low:.2f}, {rank.high:.2f}] (1: it falls with every step; 0: it says nothing)",
+            f"[{rank.low:.2f}, {rank.high:.2f}] (1: it falls with every step; 0: no relation)",
         ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How far things may depart from how the model was trained: success over the strength of one factor at a time."""
+"""Robustness: success over the strength of one factor of variation at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sims.evaluation.results import EvaluationResult
 from sims.evaluation.statistics import Rate
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MARGIN = 0.10  # of success that may be lost for a factor still to count as borne
+MARGIN = 0.10  # largest loss of success at a strength up to which the planner counts as working
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sweep:
     random: tuple[Rate, ...]
 
     def works_up_to(self) -> float:
-        """The largest strength up to which success is within ten points of that as trained."""
+        """The largest strength up to which success is within MARGIN of that without variation."""
         kept = 0.0
         for strength, rate in zip(STRENGTHS, self.planner, strict=True):
             if rate.value < self.planner[0].value - MARGIN - 1e-9:
@@ -38,7 +38,7 @@ class Sweep:
         return kept
 
     def sentence(self) -> str:
-        """What the sweep showed, in words."""
+        """The sweep as a sentence."""
         trained, full = (f"{100 * rate.value:.0f} %" for rate in (self.planner[0], self.planner[-1]))
         return (
             f"{self.factor}: works up to strength {self.works_up_to():g} (success within 10 points of as trained, "
@@ -47,7 +47,7 @@ class Sweep:
 
 
 def chosen_factors(task: Task, names: Sequence[str]) -> tuple[Factor, ...]:
-    """The factors that are asked for, 'all' meaning every one of the task. Raises UserError for another name."""
+    """The factors of these names; 'all' stands for every one of the task. Raises UserError for another name."""
     for name in names:
         if name not in (*task.factors, "all"):
             raise one_of(f"factor of {task.name}", name, (*task.factors, "all"))
@@ -55,7 +55,7 @@ def chosen_factors(task: Task, names: Sequence[str]) -> tuple[Factor, ...]:
 
 
 def under_variation(simulation: Simulation, pairs: Sequence[Pair]) -> list[Pair]:
-    """The same pairs with their goal pictures as the simulation draws them now."""
+    """The same pairs with their goal images rendered again by the simulation as it is varied now."""
     varied = []
     for pair in pairs:
         simulation.restore(pair.goal_saved)
@@ -77,7 +77,7 @@ def sweep(
 ) -> Sweep:
     """Play the pairs of an evaluation again at rising strengths of one factor.
 
-    ``trained``: that evaluation, in which both policies took part. The simulation is put back as it was.
+    ``trained``: that evaluation, with both policies. The variation is taken back at the end.
     """
     rates = {policy.name: [trained.method(policy.name).end(0)] for policy in (planner, random)}
     try:

@@ -151,7 +151,7 @@ def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
     inspector, model = Inspector(checkpoint), checkpoint.model
     text = TextObjective(model.projector, model.text.encode(["go left"]), 0.0)
     for told, asks in zip(remembers, queries, strict=True):  # an independent walk through what is imagined
-        walk = inspector.imagine(inspector.last(asks.frames[None, -inspector.window :]), told.actions[None])
+        walk = inspector.rollout(inspector.last(asks.frames[None, -inspector.window :]), told.actions[None])
         with torch.no_grad():
             energies = [text(seen.states[None], seen.prev_state[None]).item() for seen in walk]
         np.testing.assert_allclose(told.energies, energies, atol=1e-4)

@@ -1,4 +1,4 @@
-"""A checkpoint taken apart gives what the planner, put together, gives."""
+"""The inspector's parts agree with the planner: states, energies, first candidates, inverse dynamics."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_episode_is_the_same_in_pieces(
     assert spec.mean is not None and spec.std is not None
     np.testing.assert_allclose(whole.prev_action[1:].numpy() * spec.std + spec.mean, episode.actions[:, :2], atol=1e-5)
     np.testing.assert_allclose(whole.prev_action[0].numpy() * spec.std + spec.mean, 0, atol=1e-6)  # holding still
-    monkeypatch.setattr(inspect, "PIECE", 5)
+    monkeypatch.setattr(inspect, "BATCH", 5)
     pieces = inspector.episode(frames, episode.actions)
     np.testing.assert_allclose(pieces.states, whole.states, atol=1e-5)
     np.testing.assert_array_equal(pieces.masks, whole.masks)
@@ -71,13 +71,13 @@ def test_imagined_energies_are_those_that_a_plan_reports(inspector: Inspector, f
     clip = frames[: inspector.window]
     [plan] = inspector.planner.plan([PlanQuery(clip, ImageGoal(GOAL), seed=3)])
     start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
-    energies = [inspector.energy(state, goal)[0] for state in inspector.imagine(start, plan.actions[None])]
+    energies = [inspector.energy(state, goal)[0] for state in inspector.rollout(start, plan.actions[None])]
     np.testing.assert_allclose(energies, plan.energies, rtol=1e-3)
 
 
-@pytest.mark.parametrize("late", [0.0, 3.0])
-def test_proposals_are_what_a_search_tries_first(late: float, toy_run: Path, frames: np.ndarray) -> None:
-    inspector = Inspector(toy.with_plan(load_checkpoint(toy_run / "action"), late=late))
+@pytest.mark.parametrize("exponent", [0.0, 3.0])
+def test_first_candidates_are_those_of_the_search(exponent: float, toy_run: Path, frames: np.ndarray) -> None:
+    inspector = Inspector(toy.with_plan(load_checkpoint(toy_run / "action"), step_weight_exponent=exponent))
     clip = frames[: inspector.window]
     start, goal = inspector.last(clip[None]), inspector.last(GOAL[None, None])
     for seed in (0, 7):
@@ -86,7 +86,7 @@ def test_proposals_are_what_a_search_tries_first(late: float, toy_run: Path, fra
         assert proposed.shape == (20, 3, 7)
         assert (proposed[0] == 0).all()  # the first is holding still
         assert (np.abs(proposed[..., :2]) <= 3).all() and (proposed[..., 2:] == 0).all()
-        states = inspector.imagine(start[[0] * 20], proposed)
+        states = inspector.rollout(start[[0] * 20], proposed)
         best = inspector.cost([inspector.energy(state, goal) for state in states]).argmin()
         search = SearchSettings(candidates=20, iterations=1, horizon=3, elites=1)
         [plan] = inspector.planner.plan([replace(query, search=search)])
@@ -97,9 +97,9 @@ def test_which_action_was_done(
     checkpoint: Checkpoint, inspector: Inspector, frames: np.ndarray, episode: Episode
 ) -> None:
     seen = inspector.episode(frames, episode.actions)
-    told = inspector.prev_action(seen)
-    assert told.shape == (len(frames), 2)
+    estimated = inspector.prev_action(seen)
+    assert estimated.shape == (len(frames), 2)
     spec = checkpoint.model.robot.action
     assert spec.mean is not None and spec.std is not None
     normal = checkpoint.model.world_model.inverse(*(seen.states[t : t + 1] for t in (1, 2, 3))).detach().numpy()[0]
-    np.testing.assert_allclose(told[3], normal * spec.std + spec.mean, rtol=1e-4)
+    np.testing.assert_allclose(estimated[3], normal * spec.std + spec.mean, rtol=1e-4)

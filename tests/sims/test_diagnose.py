@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import cli.main
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.planning.inspect import Seen
+from hnet_vjepa.planning.inspect import StateBatch
 from hnet_vjepa.planning.interface import PlanQuery
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.language import Placement
@@ -107,22 +107,22 @@ class Exact:
             places = self.rng.uniform(0, 1, places.shape)
         return torch.from_numpy(places)[:, None]
 
-    def seen(self, states: torch.Tensor) -> Seen:
-        return Seen(states, states, torch.zeros(len(states), 2), torch.zeros(states.shape[:2], dtype=torch.bool))
+    def seen(self, states: torch.Tensor) -> StateBatch:
+        return StateBatch(states, states, torch.zeros(len(states), 2), torch.zeros(states.shape[:2], dtype=torch.bool))
 
-    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> Seen:
+    def episode(self, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> StateBatch:
         return self.seen(self.see(frames))
 
-    def last(self, clips: NDArray[np.uint8]) -> Seen:
+    def last(self, clips: NDArray[np.uint8]) -> StateBatch:
         return self.seen(self.see(clips[:, -1]))
 
-    def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
+    def rollout(self, start: StateBatch, actions: NDArray[np.float32]) -> list[StateBatch]:
         moves = torch.from_numpy(actions[..., :2]).double().clamp(-0.1, 0.1).cumsum(1)
         if self.broken == "dynamics":
             moves = -moves
         return [self.seen((start.states + moves[:, h, None]).clamp(0, 1)) for h in range(actions.shape[1])]
 
-    def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
+    def energy(self, seen: StateBatch, goal: StateBatch) -> NDArray[np.float64]:
         if self.broken == "energy":
             return self.rng.uniform(0, 1, len(seen))
         return (seen.states - goal.states).norm(dim=(1, 2)).numpy()
@@ -276,12 +276,12 @@ RING = replace(
 class ExactRing(Exact):
     """The exact model of the ring, whose energy is the length of the way along it."""
 
-    def imagine(self, start: Seen, actions: NDArray[np.float32]) -> list[Seen]:
+    def rollout(self, start: StateBatch, actions: NDArray[np.float32]) -> list[StateBatch]:
         angles = angle_of(start.states[:, 0].numpy())[:, None] + 2 * actions[..., 0].clip(-0.1, 0.1).cumsum(1)
         places = torch.from_numpy(on_ring(angles.clip(0, Ring.SPAN)))  # N x H x 2
         return [self.seen(places[:, h, None]) for h in range(actions.shape[1])]
 
-    def energy(self, seen: Seen, goal: Seen) -> NDArray[np.float64]:
+    def energy(self, seen: StateBatch, goal: StateBatch) -> NDArray[np.float64]:
         return np.abs(angle_of(seen.states[:, 0].numpy()) - angle_of(goal.states[:, 0].numpy()))
 
     def plan(self, queries: list[PlanQuery]) -> list[SimpleNamespace]:

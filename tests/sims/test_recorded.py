@@ -89,7 +89,7 @@ def test_other_robots_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> Non
     robot = checkpoint.model.robot
     for change, says in (
         ({"camera": robot.camera.model_copy(update={"height": 64})}, "trained on 64 x 40 pictures"),
-        ({"action": robot.action.model_copy(update={"active": (0,)})}, r"knows the actions \(0,\) of x, y"),
+        ({"action": robot.action.model_copy(update={"active": (0,)})}, r"was trained on the actions \(0,\) of x, y"),
     ):
         other = SimpleNamespace(
             path=checkpoint.path,
