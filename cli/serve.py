@@ -29,30 +29,41 @@ def serve(
             envvar="HNET_TOKEN", help="Clients must send it. Other users can see an option; prefer the variable."
         ),
     ] = None,
-    # One by default: on a machine that has anything else to do, torch's threads wait for each other at the end of each
-    # small operation, and a plan of 70 ms was measured to take 2 s with two threads on two busy cores.
+    # One by default: on a machine with other load, torch's threads wait for each other at the end of each small
+    # operation; with two threads on two busy cores a plan of 70 ms was measured to take 2 s.
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads for the model; more pay off on idle cores only.")
     ] = 1,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a search setting of the checkpoint: --set plan.candidates=16. May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Answer camera images and a goal with plans, over HTTP."""
     source = chosen_checkpoint(checkpoint, model)
     if not source.is_dir():
         raise UserError(f"there is no checkpoint directory {source}; 'hnet train' writes one")
     token = token or None  # an empty HNET_TOKEN is no token
+    changes: dict[str, str] = {}
+    if set_:
+        from hnet_vjepa.planning.overrides import plan_settings
+
+        changes = plan_settings(set_)
     failure: list[BaseException] = []
 
     def load() -> Planner:
-        # Runs in the planner's thread, so that the server says "loading" meanwhile and torch sees that thread only.
+        # Runs in the planner's thread: the server answers "loading" meanwhile, and torch is used by that thread only.
         try:
             from hnet_vjepa.planning.planner import load_planner
 
-            planner = load_planner(source, threads)
+            planner = load_planner(source, threads, changes)
         except BaseException as error:
             failure.append(error)
             stop()
             raise
-        print(f"listening on http://{shown}:{bound}", flush=True)  # only now is it sure that it will serve
+        print(f"listening on http://{shown}:{bound}", flush=True)  # not before it can serve
         return planner
 
     def stop(*_: object) -> None:

@@ -30,4 +30,5 @@ def model_card(checkpoint: Checkpoint) -> ModelCard:
         fingerprint=checkpoint.fingerprint,
         pixel_mean=(PIXEL_MEAN,) * 3,
         pixel_std=(PIXEL_STD,) * 3,
+        task=checkpoint.manifest.phases[-1].data,
     )

@@ -92,6 +92,7 @@ class ModelCard:
     fingerprint: str  # of the checkpoint
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    task: str = ""  # the task or the format that its last phase's episodes came from; empty: not known
 
 
 class Planner(Protocol):

@@ -35,6 +35,7 @@ def test_the_card_says_what_the_model_is(planner: WorldModelPlanner) -> None:
     assert card.history == 2  # the encoder looks back one frame, the dynamics another
     assert card.state_shape == (4, 8)
     assert card.camera == toy.CAMERA
+    assert (card.name, card.task) == ("toy", "toy")  # the preset, and what the episodes are of
     assert card.action.std is not None
 
 

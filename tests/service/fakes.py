@@ -44,6 +44,7 @@ CARD = ModelCard(
     search=SearchSettings(),
     parameters=12,
     fingerprint="0123abcd",
+    task="reach",
 )
 
 

@@ -67,7 +67,7 @@ def test_unreachable_server_is_named() -> None:
         started = time.monotonic()
         with pytest.raises(UserError, match=address):
             client.wait_until_ready(0.3)
-        assert 0.3 <= time.monotonic() - started < 3
+        assert time.monotonic() - started >= 0.3
 
 
 @pytest.mark.parametrize("address", ["", "localhost:8000", "ftp://x", "http://a b", "http://[::1", "http://h:port"])
@@ -77,7 +77,7 @@ def test_unusable_urls(address: str) -> None:
 
 
 def test_too_slow(url: str, planner: FakePlanner) -> None:
-    planner.delay_s = 0.5
+    planner.gate = threading.Event()
     try:
         with (
             PlannerClient(url, "abc", timeout_s=0.1) as client,
@@ -86,7 +86,8 @@ def test_too_slow(url: str, planner: FakePlanner) -> None:
             client.plan(FRAMES, TextGoal("x"))
         assert caught.value.status is None
     finally:
-        planner.delay_s = 0
+        planner.gate.set()
+        planner.gate = None
 
 
 def test_wait_until_ready_tells_the_last_reason() -> None:
@@ -157,8 +158,8 @@ def test_restarted_server_is_found_again() -> None:
 
 
 def test_overhead_is_small(url: str) -> None:
-    """Loose bound; the point is to notice a 40 ms wait for a delayed acknowledgement."""
+    """A delayed acknowledgement costs every request 40 ms; a busy machine, whatever it costs, not every one."""
     goal = ImageGoal(picture(1))
     with PlannerClient(url, "abc") as client:
         times = [client.plan(picture(step)[None], goal).timing_ms["round_trip"] for step in range(30)]
-    assert float(np.median(times)) < 25
+    assert min(times) < 35

@@ -17,6 +17,7 @@ import pytest
 from cli.serve import serve
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.goals.text import TextGoal
+from hnet_vjepa.planning.interface import SearchSettings
 from planner_service.client import PlanError, PlannerClient
 from planner_service.listening import listen
 from tests.service.fakes import picture
@@ -24,12 +25,15 @@ from tests.service.fakes import picture
 # The command as it is, with the fake planner in the place of the one that needs a checkpoint.
 COMMAND = """
 import sys, types
+from dataclasses import replace
 from hnet_vjepa.errors import UserError
-from tests.service.fakes import FakePlanner
-def load_planner(checkpoint, threads=None):
+from hnet_vjepa.planning.interface import SearchSettings
+from tests.service.fakes import CARD, FakePlanner
+def load_planner(checkpoint, threads=None, plan=None):
     if checkpoint.name == "damaged":
         raise UserError(f"{checkpoint} is damaged")
-    return FakePlanner()
+    search = SearchSettings(**{name: int(value) for name, value in plan.items()})
+    return FakePlanner(replace(CARD, search=search))
 sys.modules["hnet_vjepa.planning.planner"] = types.SimpleNamespace(load_planner=load_planner)
 import typer
 from cli.serve import serve
@@ -74,6 +78,21 @@ def test_serves_and_stops(tmp_path: Path, end: signal.Signals) -> None:
         process.send_signal(end)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_search_settings_are_those_of_the_command(tmp_path: Path) -> None:
+    options = ("--set", "plan.candidates=24", "--set", "plan.iterations=3")
+    with command("--checkpoint", str(tmp_path), "--port", "0", *options) as process:
+        assert process.stdout is not None
+        with PlannerClient(process.stdout.readline().split()[-1]) as client:
+            client.wait_until_ready(30)
+            assert client.model().search == SearchSettings(candidates=24, iterations=3)
+            assert client.plan(picture()[None], TextGoal("x")).iterations == 3
+
+
+def test_an_unknown_search_setting_is_refused_before_anything_loads(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown field of --set 'plan\.candidate'"):
+        serve(tmp_path, port=0, set_=["plan.candidate=5"])
 
 
 def test_a_checkpoint_that_does_not_load_ends_the_command(tmp_path: Path) -> None:
