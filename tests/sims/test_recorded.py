@@ -58,7 +58,7 @@ def test_text_and_json(result: RecordedResult) -> None:
     value = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert value["actions"][0]["name"] == "x"
     text = as_text(result)
-    assert "2 held-out episodes (other episodes of it were trained on)" in text
+    assert "2 held-out episodes (its other episodes were used for training)" in text
     assert "steps ahead" in text and "always the mean" in text and "rank correlation" in text
     still = replace(result.actions[0], r2=None)
     bare = replace(result, open_loop={"open_loop/1": 0.1, "nothing_moves/1": 0.2}, actions=(still,), time_to_goal=None)
