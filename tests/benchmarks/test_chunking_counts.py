@@ -95,9 +95,10 @@ def test_metrics_by_hand() -> None:
 
 
 def budget() -> Config:
-    values = toy.config(pretrain={"steps": 60, "learning_rate": 0.003, "ratio": 0.0}).model_dump(mode="json")
-    values["model"]["backbone"]["routing"] |= {"grid": [4, 4], "tokens": 6.0}
-    values["model"]["backbone"]["encoder"] |= {"stem_stride": 2}  # 8 x 8 cells
+    pretrain = {"steps": 30, "batch_size": 4, "learning_rate": 0.006, "ratio": 0.0}
+    values = toy.config(pretrain=pretrain).model_dump(mode="json")
+    values["model"]["backbone"]["routing"] |= {"grid": [4, 5], "tokens": 6.0}
+    values["model"]["backbone"]["encoder"] |= {"stem_stride": 2}  # 8 x 10 cells
     return parse_config(values, "toy")
 
 
