@@ -1,9 +1,9 @@
-"""The suite of simulated robots: collect, train and judge one task after another, every row by itself.
+"""The suite of simulated robots: collect, train and evaluate one task after another.
 
-``python -m benchmarks.sims TASK...`` makes the rows of these tasks in ``benchmarks/results/sims.json`` anew and leaves
-the others; without a task it makes those that are missing. Whatever is finished in the work directory (episodes,
-phases, evaluations of the same weights) is not done again, so a run that was stopped goes on. ``--zoo`` judges the
-models that came along instead, which were trained by the same recipes.
+``python -m benchmarks.sims TASK...`` writes the rows of these tasks in ``benchmarks/results/sims.json`` and leaves the
+others; without a task it writes those that are missing. What is finished in the work directory (episodes, phases,
+evaluations of the same weights) is reused, so that an interrupted run continues. ``--zoo`` evaluates the shipped
+models, which were trained by the same recipes, and trains nothing; ``--zoo --check`` is the release check.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from sims.evaluation.pairs import GoalKind, NoGoalError, actions_of, budget, mak
 from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
 from sims.evaluation.results import EvaluationResult, as_text, to_json
 
-EPISODES = 300  # test pairs that a gate is judged on
-FAR_EPISODES = 40  # of each distance in steps
-MINIMAL_PAIRS = 60  # of sentences that differ in one word, for left/right and for up/down
-DIAGNOSED = 20  # dev pairs at which the search is taken apart
+EPISODES = 300  # test pairs
+FAR_EPISODES = 40  # test pairs of each distance in steps
+MINIMAL_PAIRS = 60  # of sentences, for left/right and for up/down
+DIAGNOSED = 20  # dev pairs of the diagnosis
 DISTANCES = (25, 50, 75)  # steps of the environment
 FEWEST = 5  # actions: where a distance takes fewer, hardly anything moves on the way
 
@@ -59,7 +59,7 @@ def train(task: Task, recipe: Recipe, work: Path) -> Path:
 def judge(
     task: Task, checkpoint: Path, work: Path, kind: GoalKind, distance: int | None, episodes: int
 ) -> dict[str, Any]:
-    """Evaluate on test pairs, unless these weights were judged on them before; the result as plain JSON values."""
+    """Evaluate on test pairs, or return the kept result of the same weights, pairs and steps, as JSON values."""
     planner, steps = load_planner(checkpoint, threads=1), budget(task, distance)
     name = kind if distance is None else f"{kind}-d{distance}"
     path = work / "evaluation" / f"{name}.json"
@@ -86,7 +86,7 @@ def judge(
 
 
 def one_word(task: Task, checkpoint: Path, work: Path) -> dict[str, Any]:
-    """How often both of two sentences that differ in one word are followed, unless these weights were asked before."""
+    """Success on minimal pairs of sentences (see minimal_pairs), or the kept result of the same weights."""
     planner = load_planner(checkpoint, threads=1)
     path = work / "evaluation" / f"minimal-pairs-{planner.card.fingerprint[:12]}.json"
     if not path.is_file():
@@ -98,7 +98,7 @@ def one_word(task: Task, checkpoint: Path, work: Path) -> dict[str, Any]:
 
 
 def command_of(task: str, zoo_too: bool, episodes: int, far: int) -> str:
-    """The command that makes a task's row, with what it was told beyond the defaults."""
+    """The command that reproduces a task's row, with its arguments other than the defaults."""
     words = [f"python -m benchmarks.sims {task}", "--zoo" if zoo_too else ""]
     words += ["" if episodes == EPISODES else f"--episodes {episodes}"]
     words += ["" if far == FAR_EPISODES else f"--far-episodes {far}"]
@@ -108,7 +108,7 @@ def command_of(task: str, zoo_too: bool, episodes: int, far: int) -> str:
 def row(
     task: Task, recipe: Recipe, checkpoint: Path, work: Path, episodes: int, far: int, command: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Everything about one task's model: the metrics, and what stands behind them."""
+    """The metrics of one task's model, and the details that sims.json keeps under "rows"."""
     card, manifest = load_planner(checkpoint, threads=1).card, read_manifest(checkpoint)
     standard = judge(task, checkpoint, work, "image", None, episodes)
     main, floor, ceiling = (standard["summary"][name] for name in ("planner", "random", "scripted"))
@@ -142,8 +142,8 @@ def row(
             found = result["summary"][method]["success"][criteria[0]]
             for when in ("ever", "end"):
                 metrics[f"{prefix}success_{when}_d{distance}"] = found[when]["value"]
-    told = [kind for kind in recipe.goals if kind in card.goals]  # a model that came along may know fewer
-    for kind in told:
+    kinds = [kind for kind in recipe.goals if kind in card.goals]  # a shipped model may have fewer
+    for kind in kinds:
         result = judge(task, checkpoint, work, kind, None, episodes)
         summaries[kind] = result["summary"]
         metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"]["as told"]["end"]["value"]
@@ -151,8 +151,8 @@ def row(
     robot = Robot.model_validate_json((checkpoint / "robot.json").read_bytes())
     if robot.states:
         metrics["states_told_in_training"] = list(robot.states)
-    told_apart = one_word(task, checkpoint, work) if "text" in told else {}
-    metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in told_apart.items()}
+    sentences = one_word(task, checkpoint, work) if "text" in kinds else {}
+    metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in sentences.items()}
     behind = {
         **about(command),
         "recipe": asdict(recipe),
@@ -167,14 +167,14 @@ def row(
         "distances_without_goals": without_goals,
         "comparisons": standard["comparisons"],
         "summary": summaries,
-        "minimal_pairs": told_apart,
+        "minimal_pairs": sentences,
         "diagnosis": diagnosis(task, checkpoint, work),
     }
     return metrics, behind
 
 
 def diagnosis(task: Task, checkpoint: Path, work: Path) -> str:
-    """Where the model's chain from picture to action is weakest, measured on dev seeds, unless that was done before."""
+    """The verdicts of a diagnosis on dev seeds as Markdown, or the kept ones of the same weights."""
     loaded = load_checkpoint(checkpoint)
     path = work / "evaluation" / f"diagnosis-{loaded.fingerprint[:12]}.txt"
     if not path.is_file():
@@ -187,19 +187,19 @@ def diagnosis(task: Task, checkpoint: Path, work: Path) -> str:
 
 
 def known() -> dict[str, Any]:
-    """The rows that are there."""
+    """The present content of sims.json."""
     return read_result("sims") if (RESULTS / "sims.json").is_file() else {"metrics": {}, "rows": {}}
 
 
 @stoppable()
 def main() -> None:
-    """Make the rows that are asked for, or run the release check."""
+    """Write the chosen rows, or run the release check."""
     if "--check" in sys.argv[1:]:
         sys.exit(release_check.main(sys.argv[1:]))
-    parser = argparse.ArgumentParser(description="Train and judge a model on simulated robots, row by row.")
+    parser = argparse.ArgumentParser(description="Train and evaluate a model on simulated robots, row by row.")
     parser.add_argument("task", nargs="*", help="which tasks; by default all that have no row yet")
     parser.add_argument("--work", type=Path, default=Path("outputs/sims"), help="episodes, models and evaluations")
-    parser.add_argument("--zoo", action="store_true", help="judge the models that came along; train nothing")
+    parser.add_argument("--zoo", action="store_true", help="evaluate the shipped models; train nothing")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="test pairs")
     parser.add_argument("--far-episodes", type=int, default=FAR_EPISODES, help="test pairs of each distance in steps")
     options = parser.parse_args()
@@ -214,7 +214,7 @@ def main() -> None:
             asked = options.episodes, options.far_episodes
             command = command_of(name, options.zoo, *asked)
             metrics, behind = row(task, recipe, checkpoint, work, *asked, command)
-            before = known()  # another process may have made another row meanwhile
+            before = known()  # another process may have written another row meanwhile
             path = write_result(
                 "sims",
                 "python -m benchmarks.sims",

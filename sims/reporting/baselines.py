@@ -1,4 +1,4 @@
-"""What the metrics of training mean and what each has to beat: one table for reports and for published numbers."""
+"""The metrics of training with their baselines: one table for reports and for published numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a metric has to beat: another metric of the phase (``key``), or just what ``words`` say."""
+    """The baseline of a metric: another metric of the phase (``key``), or a constant named by ``words``."""
 
     words: str
     key: str = ""
@@ -21,7 +21,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Fact:
-    """One metric of a phase. In keys and texts ``{last}`` is the furthest step that was imagined."""
+    """One metric of a phase. In keys and texts ``{last}`` is the number of rollout steps that were measured."""
 
     phase: PhaseName
     key: str
@@ -58,11 +58,11 @@ FACTS = (
     Fact(
         "pretrain",
         "readout_cm",
-        "linear read-out of the position, median error",
+        "linear probe of the position, median error",
         "{:.2f} cm",
         _mean("readout_cm_mean_baseline"),
     ),
-    Fact("pretrain", "readout_r2", "linear read-out of the state, R²", "{:.3f}", (MEAN,)),
+    Fact("pretrain", "readout_r2", "linear probe of the state, R²", "{:.3f}", (MEAN,)),
     Fact(
         "pretrain", "effective_rank", "effective rank of the chunks", "{:.0f}", (Baseline("dimensions", "dimensions"),)
     ),
@@ -82,18 +82,18 @@ FACTS = (
     Fact(
         "action",
         "open_loop_cm/{last}",
-        "read-out of the position after {last} imagined steps, median error",
+        "linear probe of the position after {last} rollout steps, median error",
         "{:.2f} cm",
         _still("nothing_moves_cm/{last}"),
     ),
     Fact(
         "action",
         "state_readout_cm",
-        "linear read-out of the position from the planning state, median error",
+        "linear probe of the position on the planning state, median error",
         "{:.2f} cm",
         _mean("state_readout_cm_mean_baseline"),
     ),
-    Fact("action", "state_readout_r2", "linear read-out of the state from the planning state, R²", "{:.3f}", (MEAN,)),
+    Fact("action", "state_readout_r2", "linear probe of the state on the planning state, R²", "{:.3f}", (MEAN,)),
     Fact("action", "retrieval_accuracy", "nearest caption is true, after rehearsal", "{:.3f}", RETRIEVAL),
     Fact("action", "left_right_accuracy", "true caption beats its mirror image, after rehearsal", "{:.3f}", HALF),
     Fact("action", "mean_ap", "mean average precision, after rehearsal", "{:.3f}", FREQUENCY),
@@ -101,9 +101,9 @@ FACTS = (
 
 
 def compared(metrics: Mapping[str, Mapping[str, Value]], show: Callable[[str, Value], str] = str.format) -> list[Row]:
-    """The metrics of each phase that FACTS names, each beside its baselines, as far as they were measured.
+    """The metrics of each phase that FACTS names, each with its baselines, as far as they were measured.
 
-    ``show`` makes text of a fact's form and a value.
+    ``show`` formats a value with a fact's form.
     """
     rows: list[Row] = []
     shown = set()
@@ -111,7 +111,7 @@ def compared(metrics: Mapping[str, Mapping[str, Value]], show: Callable[[str, Va
         measured = metrics.get(fact.phase, {})
         last = max((int(key.split("/")[1]) for key in measured if key.startswith("open_loop/")), default=0)
         key, what = fact.key.format(last=last), fact.what.format(last=last)
-        if key not in measured or (fact.phase, key) in shown:  # the furthest step may be the first or the fifth
+        if key not in measured or (fact.phase, key) in shown:  # the last step may be the first or the fifth
             continue
         shown.add((fact.phase, key))
         beaten = []

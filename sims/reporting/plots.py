@@ -1,4 +1,4 @@
-"""Pictures for the evaluation report, as PNG bytes."""
+"""Plots of an evaluation and of a diagnosis, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACTOR_COLOURS = (*OTHERS, "#c4477f")
 
 
 def colour(result: EvaluationResult, name: str) -> str:
-    """Return the colour that a method has in every picture of a report."""
+    """Return the colour of a method in every plot of a report."""
     others = [m.name for m in result.methods if m.name not in COLOURS]
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
@@ -52,12 +52,12 @@ def distances(result: EvaluationResult, tolerances: tuple[float, ...]) -> bytes:
 
 
 def fulfilled(result: EvaluationResult) -> bytes:
-    """Plot the share of episodes in which what was told is true, over the steps."""
+    """Plot the share of episodes in which the text or label goal is fulfilled, over the steps."""
     figure, axes = _axes((7.2, 3.4))
     for method in result.methods:
         share = np.array([[row[0] for row in r.met] for r in method.rollouts]).mean(0)
         axes.plot(100 * share, color=colour(result, method.name), linewidth=2, label=method.name)
-    axes.set(xlabel="step", ylabel="episodes as told [%]", xlim=(0, result.steps), ylim=(0, 103))
+    axes.set(xlabel="step", ylabel="goal fulfilled [% of episodes]", xlim=(0, result.steps), ylim=(0, 103))
     _legend(axes)
     return _png(figure)
 
@@ -67,7 +67,7 @@ def latencies(result: EvaluationResult, method: MethodResult, control_ms: float)
     values = method.latencies()
     figure, axes = _axes((7.2, 2.8))
     p50, p95, p99 = percentiles(values, (50, 95, 99))
-    # A few stragglers must not squeeze the rest into one bar; they are counted in the last one.
+    # A few outliers must not compress the rest into one bar; they are counted in the last one.
     limit = max(1.15 * p99, 1.02 * p95)
     axes.hist(np.minimum(values, limit), bins=40, color=colour(result, method.name), alpha=0.85)
     axes.set(xlabel="plan latency seen by the client [ms]", ylabel="plans")

@@ -1,4 +1,4 @@
-"""One HTML file that shows an evaluation: numbers with intervals, curves, films. It loads nothing from outside."""
+"""The report of an evaluation: one self-contained HTML file with rates, intervals, plots and videos."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sims.evaluation.robustness import Sweep
 from sims.evaluation.statistics import Rate, percentiles
 from sims.evaluation.units import in_unit, length, shown_in
 from sims.reporting.plots import colour, distances, fulfilled, latencies, sweeps
-from sims.reporting.videos import film
+from sims.reporting.videos import episode_gif
 
-FILMS = 4  # of successes, and of failures
+VIDEOS = 4  # of successes, and of failures
 
 STYLE = """
 :root { color-scheme: light; }
@@ -44,7 +44,7 @@ table.words th, table.words td { white-space: normal; text-align: left; }
 td small { color: #6b7480; font-size: 12px; display: block; line-height: 1.25; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
 img { max-width: 100%; display: block; } img.plot { width: 760px; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(390px, 1fr)); gap: 16px; }
+.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(390px, 1fr)); gap: 16px; }
 figure { margin: 0; border: 1px solid #e1e5ea; border-radius: 8px; padding: 8px; }
 figure img { image-rendering: pixelated; } figcaption { font-size: 13px; color: #4b5563; margin-top: 4px; }
 """
@@ -67,7 +67,7 @@ def render_report(
 ) -> bytes:
     """Return the report of an evaluation as one HTML file (UTF-8). ``pairs``: those that were evaluated.
 
-    ``extra``: sections to append, such as the training report's. ``varied``: factors of variation that were tried.
+    ``extra``: sections to append, such as the training report's. ``varied``: robustness sweeps.
     """
     planned = [m for m in result.methods if m.latencies()]
     parts = [Section("Result", _lead(result) + _table(result) + _reading(result))]
@@ -76,13 +76,13 @@ def render_report(
             Section("Distance to the goal", _plot(distances(result, task.tolerances)) + _note("Median and quartiles."))
         )
     else:
-        parts.append(Section("Share of episodes as told", _plot(fulfilled(result))))
+        parts.append(Section("Share of episodes that fulfil the goal", _plot(fulfilled(result))))
     if varied:
         parts.append(Section("Factors of variation", _variation(varied, result)))
     for method in planned:
         parts.append(Section(f"Latency: {method.name}", _latency(result, method, task)))
     for method in planned or result.methods:
-        parts += _films(result, method, pairs)
+        parts += _videos(result, method, pairs)
     parts.append(Section("Conditions", _conditions(result)))
     body = "".join(_section(part) for part in [*parts, *extra])
     title = f"{task.name}: {about(result)}"
@@ -120,7 +120,9 @@ def _percent(rate: Rate) -> str:
 def _lead(result: EvaluationResult) -> str:
     method = result.main
     rate = method.end(0)
-    what = "ended as they were told" if result.goal != "image" else f"ended within {result.criteria[0]} of the goal"
+    what = (
+        "fulfilled the goal at the end" if result.goal != "image" else f"ended within {result.criteria[0]} of the goal"
+    )
     others = ", ".join(f"{m.name} {m.end(0).successes}" for m in result.methods if m is not method)
     text = (
         f"{rate.successes} of {rate.trials} episodes {what} (95 % interval {100 * rate.low:.0f} to "
@@ -166,7 +168,7 @@ def _reading(result: EvaluationResult) -> str:
     note = (
         f"Success of {len(method.rollouts)} episodes of {result.steps} actions: after any of them, after the last, "
         f"after each of the last {HELD}; small: 95 % interval (Wilson), for the distance the quartiles. Every method "
-        "played the same starts and goals; collected data cannot hold them."
+        "played the same starts and goals, which collected data cannot contain."
     )
     if result.goal == "image":
         note += (
@@ -175,8 +177,8 @@ def _reading(result: EvaluationResult) -> str:
         )
     if result.excluded:
         note += (
-            f" {result.excluded} of {result.excluded + len(method.rollouts)} draws of a pair were given up because its "
-            "goal was too near to the start, or true there already."
+            f" {result.excluded} of {result.excluded + len(method.rollouts)} draws of a pair were rejected because the "
+            "goal was too near to the start, or fulfilled there."
         )
     rows = []
     for other in (m for m in result.methods if m is not method):
@@ -196,12 +198,12 @@ def _reading(result: EvaluationResult) -> str:
 
 
 def _variation(varied: Sequence[Sweep], result: EvaluationResult) -> str:
-    said = "".join(f"<p>{html.escape(factor.sentence())}</p>" for factor in varied)
+    sentences = "".join(f"<p>{html.escape(factor.sentence())}</p>" for factor in varied)
     note = (
         f"The same pairs, one factor at a time, its strength from 0 (as trained) to 1; the goal picture is taken under "
         f"it too. Success: {result.criteria[0]} at the end, with 95 % intervals (Wilson); grey: random actions."
     )
-    return _plot(sweeps(varied)) + said + _note(note)
+    return _plot(sweeps(varied)) + sentences + _note(note)
 
 
 def _latency(result: EvaluationResult, method: MethodResult, task: Task) -> str:
@@ -215,53 +217,53 @@ def _latency(result: EvaluationResult, method: MethodResult, task: Task) -> str:
             f"{key} {np.mean([r.server_ms[key] for r in method.rollouts if key in r.server_ms]):.1f}" for key in keys
         )
         text += f" Means that the planner reports, in ms: {means}."
-    said = [(r, t) for r in method.rollouts for t, believed in enumerate(r.believed) if believed]
-    if said:
-        right = sum(r.met[t][0] for r, t in said)
-        text += f" It said 'reached' {len(said)} times; {right} times {result.criteria[0]} was true."
+    reports = [(r, t) for r in method.rollouts for t, believed in enumerate(r.believed) if believed]
+    if reports:
+        right = sum(r.met[t][0] for r, t in reports)
+        text += f" It reported 'reached' {len(reports)} times; {right} times {result.criteria[0]} was true."
     return _plot(latencies(result, method, control)) + _note(text)
 
 
-def _films(result: EvaluationResult, method: MethodResult, pairs: Sequence[Pair]) -> list[Section]:
-    filmed = [r for r in method.rollouts if r.frames is not None]
-    # The strictest criterion first: a failure at 5 cm tells more than one at 2 cm, so sort by distance.
-    failures = sorted((r for r in filmed if not r.end(-1)), key=lambda r: -r.distances[-1])[:FILMS]
-    successes = [r for r in filmed if r.end(-1)][:FILMS]
+def _videos(result: EvaluationResult, method: MethodResult, pairs: Sequence[Pair]) -> list[Section]:
+    with_frames = [r for r in method.rollouts if r.frames is not None]
+    # Sorted by distance: a failure by 5 cm is more instructive than one by 2 cm.
+    failures = sorted((r for r in with_frames if not r.end(-1)), key=lambda r: -r.distances[-1])[:VIDEOS]
+    successes = [r for r in with_frames if r.end(-1)][:VIDEOS]
     strict = result.criteria[-1]
     good = f"Successes: {method.name} ({strict} at the end; the first {len(successes)})"
     bad = f"Failures: {method.name} (not {strict} at the end; the farthest {len(failures)})"
     sections = []
     for title, chosen in ((good, successes), (bad, failures)):
         if chosen:
-            body = "<div class='films'>" + "".join(_figure(r, pairs, result.unit) for r in chosen) + "</div>"
+            body = "<div class='videos'>" + "".join(_figure(r, pairs, result.unit) for r in chosen) + "</div>"
         else:
             body = _note("None.")
         sections.append(Section(title, body))
     return sections
 
 
-def rollout_film(rollout: Rollout, pairs: Sequence[Pair], unit: str) -> bytes:
-    """Return one filmed rollout beside its goal as an animated GIF. ``unit``: of its distances."""
+def rollout_gif(rollout: Rollout, pairs: Sequence[Pair], unit: str) -> bytes:
+    """One rollout beside its goal as an animated GIF; its frames must have been kept. ``unit``: of its distances."""
     pair = next(p for p in pairs if p.index == rollout.pair)
     assert rollout.frames is not None
     if pair.required:
-        states = ["as told" if row[0] else "not yet" for row in rollout.met]
+        states = ["fulfilled" if row[0] else "not yet" for row in rollout.met]
     else:
         states = [length(d, unit) for d in rollout.distances]
     notes = [f"step {t}: {state}" for t, state in enumerate(states)]
-    return film(rollout.frames, pair.goal_frame, notes, "one way to be there" if pair.required else "goal")
+    return episode_gif(rollout.frames, pair.goal_frame, notes, "one such state" if pair.required else "goal")
 
 
 def _figure(rollout: Rollout, pairs: Sequence[Pair], unit: str) -> str:
     pair = next(p for p in pairs if p.index == rollout.pair)
     if isinstance(pair.goal, TextGoal):
-        told = f" told: “{pair.goal.text}” (the right picture is not shown to the planner)"
+        goal = f" “{pair.goal.text}” (the goal image is not given to the planner)"
     elif isinstance(pair.goal, LabelGoal):
-        told = f" told: {', '.join(pair.goal.labels)} (the right picture is not shown to the planner)"
+        goal = f" {', '.join(pair.goal.labels)} (the goal image is not given to the planner)"
     else:
-        told = f" from {length(rollout.distances[0], unit)} to {length(rollout.distances[-1], unit)}"
-    caption = html.escape(f"episode {rollout.pair}:{told}")
-    gif = _embed(rollout_film(rollout, pairs, unit), "gif")
+        goal = f" from {length(rollout.distances[0], unit)} to {length(rollout.distances[-1], unit)}"
+    caption = html.escape(f"episode {rollout.pair}:{goal}")
+    gif = _embed(rollout_gif(rollout, pairs, unit), "gif")
     return f"<figure><img alt='' src='{gif}'><figcaption>{caption}</figcaption></figure>"
 
 

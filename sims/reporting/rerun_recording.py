@@ -1,6 +1,6 @@
-"""An evaluation as a Rerun recording: films, distances and energies of the filmed episodes on one time line of steps.
+"""An evaluation as a Rerun recording: frames, distances and energies of its episodes on a time line of steps.
 
-Rerun (https://rerun.io, MIT or Apache-2.0) shows it with ``rerun out.rrd``; it is an extra.
+``rerun out.rrd`` shows it (https://rerun.io, MIT or Apache-2.0); Rerun is an extra.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def check_rerun() -> Any:
 
 
 def write_rerun(path: Path, result: EvaluationResult, pairs: Sequence[Pair]) -> None:
-    """Write the episodes that were filmed as ``<method>/episode-<n>/...`` into ``path``, which is replaced as a whole.
+    """Write the episodes with frames as ``<method>/episode-<n>/...`` into ``path``, which is replaced atomically.
 
-    Under each: ``camera`` (H x W x 3), ``goal``, ``distance`` to it by the simulator's truth, ``met`` (1 where the
+    Under each: ``camera`` (H x W x 3), ``goal``, the true ``distance`` to it, ``met`` (1 where the
     loosest criterion holds), and, of a planner, ``energy`` and ``plan_ms``. The time line is called ``step``.
     Raises UserError when Rerun is not installed or the file can not be written.
     """

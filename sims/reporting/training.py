@@ -1,4 +1,4 @@
-"""The training run as sections of a report: what each phase learnt beside its baseline, loss curves, chunks."""
+"""A training run as sections of a report: metrics beside their baselines, loss curves, chunks."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Line = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run of ``hnet train`` of which at least one phase is finished."""
+    """A run of ``hnet train`` with at least one finished phase."""
 
     work_dir: Path
-    phases: dict[str, Any]  # what pipeline.json says of each finished phase, in the order of training
+    phases: dict[str, Any]  # metrics and seconds of each finished phase, in the order of training
     model: HNetVJEPA  # after the last of them
 
 
@@ -62,15 +62,15 @@ def read_run(work_dir: Path) -> TrainingRun:
 
 
 def training_sections(run: TrainingRun, task: Task, simulation: Simulation, pair: Pair) -> list[Section]:
-    """Sections about a training run. The chunks are shown on a way to ``pair``'s goal."""
+    """Sections about a training run. The chunks are those of a scripted episode towards ``pair``'s goal."""
     sections = [Section("Training: what each phase learnt, on held-out episodes", _table(run.phases))]
     logs = {name: lines for name in run.phases if (lines := _log(run.work_dir / f"{name}.run" / "log.jsonl"))}
     if logs:
         sections.append(Section("Training: losses", _curves(logs)))
     errors = run.phases.get("action", {}).get("metrics", {})
     if "open_loop/1" in errors:
-        sections.append(Section("Training: imagining further and further ahead", _open_loop(errors)))
-    sections.append(Section(CHUNKS, chunk_sheet(run.model, _way(task, simulation, pair))))
+        sections.append(Section("Training: open-loop error over the steps", _open_loop(errors)))
+    sections.append(Section(CHUNKS, chunk_sheet(run.model, _scripted_frames(task, simulation, pair))))
     return sections
 
 
@@ -93,7 +93,7 @@ def _table(phases: dict[str, Any]) -> str:
 
 
 def _log(path: Path) -> list[Line]:
-    """The logged steps of a phase. A line that a killed run left half written is skipped."""
+    """The logged steps of a phase, without the partial line that a killed run may leave."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
@@ -125,7 +125,7 @@ def _open_loop(metrics: dict[str, float]) -> bytes:
     model, still = ("open_loop_cm", "nothing_moves_cm") if in_cm else ("open_loop", "nothing_moves")
     steps = [h for h in range(1, 100) if f"{model}/{h}" in metrics]
     figure, axis = plt.subplots(figsize=(5, 2.8))
-    axis.plot(steps, [metrics[f"{model}/{h}"] for h in steps], marker="o", label="imagined")
+    axis.plot(steps, [metrics[f"{model}/{h}"] for h in steps], marker="o", label="rollout")
     axis.plot(steps, [metrics[f"{still}/{h}"] for h in steps], marker="s", label="nothing moves")
     axis.set_xlabel("steps ahead")
     axis.set_ylabel("median error of the position [cm]" if in_cm else "mean error of the planning state")
@@ -142,8 +142,8 @@ def _png(figure: Any) -> bytes:
     return stream.getvalue()
 
 
-def _way(task: Task, simulation: Simulation, pair: Pair) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Every other frame of the scripted controller's way to the goal, five in all."""
+def _scripted_frames(task: Task, simulation: Simulation, pair: Pair) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Every other frame of the scripted controller on its way to the goal, five in all."""
     simulation.restore(pair.start)
     control = task.controller(pair.goal_state)
     frames = [simulation.frame()]

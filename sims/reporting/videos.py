@@ -1,4 +1,4 @@
-"""Short films of episodes: what the camera saw beside the goal."""
+"""Videos of episodes: the camera's frames beside the goal image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAME_MS, LAST_MS = 220, 1600
 INK, PAPER = (38, 45, 56), (255, 255, 255)
 
 
-def film(frames: NDArray[np.uint8], goal: NDArray[np.uint8], notes: Sequence[str], goal_note: str) -> bytes:
+def episode_gif(frames: NDArray[np.uint8], goal: NDArray[np.uint8], notes: Sequence[str], goal_note: str) -> bytes:
     """Return an animated GIF of ``frames`` (T x H x W x 3) beside ``goal`` (H x W x 3), enlarged, with notes."""
     height, width = SCALE * goal.shape[0], SCALE * goal.shape[1]
     font = ImageFont.load_default(size=14)

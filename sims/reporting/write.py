@@ -8,7 +8,7 @@ from pathlib import Path
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.core.task import Task
 from sims.evaluation.run import Evaluation
-from sims.reporting.report import render_report, rollout_film
+from sims.reporting.report import render_report, rollout_gif
 from sims.reporting.rerun_recording import write_rerun
 from sims.reporting.training import CHUNKS, TrainingRun, training_sections
 
@@ -26,7 +26,7 @@ def write_report(
             extra = training_sections(training, task, simulation, pairs[0])
     if rerun is not None:
         write_rerun(rerun, result, pairs)
-    write_bytes_atomic(out / "rollout.gif", rollout_film(result.main.rollouts[0], pairs, task.unit))
+    write_bytes_atomic(out / "rollout.gif", rollout_gif(result.main.rollouts[0], pairs, task.unit))
     for section in extra:
         if section.title == CHUNKS and isinstance(section.body, bytes):
             write_bytes_atomic(out / "chunks.png", section.body)

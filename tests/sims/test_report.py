@@ -117,7 +117,7 @@ def test_sections_of_a_finished_run(toy_run: Path, robot: Simulation) -> None:
     assert [section.title for section in sections] == [
         "Training: what each phase learnt, on held-out episodes",
         "Training: losses",
-        "Training: imagining further and further ahead",
+        "Training: open-loop error over the steps",
         "Chunks of one rollout",
     ]
     assert all(s.body.startswith(b"\x89PNG") for s in sections if isinstance(s.body, bytes))
