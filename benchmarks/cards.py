@@ -87,22 +87,22 @@ def render_card(model: Model, results: Mapping[str, Any]) -> str:
         "camera": f"{camera.height} × {camera.width} pixels, {camera.name}, every {camera.dt:g} s",
         "actions": commands,
         "data": f"{model.task}: {settings}; the task's data policy, scripted behaviour mixed with noise",
-        "told in training": ", ".join(model.robot.states),
+        "state supervision": ", ".join(model.robot.states),
         "phases": f"{phases}; {sum(p.seconds for p in model.manifest.phases):.0f} s in all",
-        "trained again by": f"`python -m benchmarks.sims {model.task}`",
+        "training command": f"`python -m benchmarks.sims {model.task}`",
         "size": f"{model.parameters:,} parameters, {model.bytes / 1e6:.1f} MB",
-        "left out": f"{', '.join(model.manifest.left_out)}: it plans without" if model.manifest.left_out else "",
+        "left out": f"{', '.join(model.manifest.left_out)}: not needed for planning" if model.manifest.left_out else "",
         "weights (SHA-256)": f"`{model.manifest.fingerprint}`",
-        "made from": f"`{model.manifest.exported_from}`" if model.manifest.exported_from else "",
+        "exported from": f"`{model.manifest.exported_from}`" if model.manifest.exported_from else "",
         "licence of the simulator": model.licence,
     }
     parts = [
-        f"# {model.name}\n\nA world model to plan with: `hnet serve --model {model.name}`, "
+        f"# {model.name}\n\nA world model for planning: `hnet serve --model {model.name}`, "
         f"`hnet evaluate --model {model.name}`.\n",
         markdown(("", ""), [(name, value) for name, value in facts.items() if value]),
-        "## What it reaches\n",
+        "## Results\n",
         "Not measured with these weights.\n" if found is None else _results(*found),
-        "## What each phase learnt\n\nOn episodes that were held out of training.\n",
+        "## Metrics of each phase\n\nOn episodes that were held out of training.\n",
         markdown(
             ("phase", "metric", "value", "baseline"),
             [
@@ -112,7 +112,7 @@ def render_card(model: Model, results: Mapping[str, Any]) -> str:
         ),
     ]
     if found is not None and (fails := found[1].get("diagnosis", "")):
-        parts += ["## Where it fails\n", f"{fails.strip()}\n"]
+        parts += ["## Diagnosis\n", f"{fails.strip()}\n"]
     return "\n".join(parts)
 
 

@@ -83,6 +83,16 @@ def test_links_in_the_docs_lead_somewhere() -> None:
             assert not anchor or anchor in anchors(file), f"{where}#{anchor}"
 
 
+def test_files_that_the_docs_name_exist() -> None:
+    named = re.compile(
+        r"`((?:hnet_vjepa|planner_service|sims|cli|benchmarks|tests|docs)/[\w/.-]+\.(?:py|yaml|json|toml|md))`"
+    )
+    for page in written_pages():
+        if page.name != "CHANGELOG.md":
+            for name in named.findall(page.read_text()):
+                assert (ROOT / name).is_file(), f"{page.relative_to(ROOT)} names {name}"
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 

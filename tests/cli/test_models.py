@@ -112,7 +112,7 @@ def test_the_cache_directory_is_the_user_s_unless_it_is_set(monkeypatch: pytest.
     assert zoo.cache_folder() == tmp_path / "caches" / "hnet_vjepa" / "models"
 
 
-def test_one_of_checkpoint_and_model_is_required(folder: Path) -> None:
+def test_exactly_one_of_checkpoint_and_model_is_required(folder: Path) -> None:
     for command in ("serve", "evaluate", "diagnose"):
         message = refused(command)
         assert "--checkpoint" in message and "a shipped model (square)" in message
@@ -135,8 +135,8 @@ def test_the_task_is_the_one_it_was_trained_for(folder: Path, monkeypatch: pytes
     assert models.trained_task(folder) == "square"
 
 
-def test_evaluation_calls_it_by_its_name(folder: Path, toy_store: Path, tmp_path: Path) -> None:
-    """Where the package is installed is nobody's business; and scoring recordings takes a model too."""
+def test_evaluation_names_the_model_not_its_directory(folder: Path, toy_store: Path, tmp_path: Path) -> None:
+    """Results do not depend on where the package is installed; scoring recordings takes a shipped model, too."""
     out = run("evaluate", "--model", "square", "--data", str(toy_store), "--out", str(tmp_path / "out"))
     assert (tmp_path / "out" / "table.txt").read_text() == out
 
@@ -159,7 +159,7 @@ def test_export_command(toy_run: Path, tmp_path: Path) -> None:
     assert "training can go on from" in refused("export", str(toy_run / "action"), str(toy_run / "action"))
 
 
-def test_a_card_says_how_it_came_about_and_what_it_reaches(folder: Path) -> None:
+def test_a_card_has_origin_and_results(folder: Path) -> None:
     model = cards.read_model("square")
     card = cards.render_card(model, results(model.manifest.exported_from))
     for said in (
@@ -170,21 +170,21 @@ def test_a_card_says_how_it_came_about_and_what_it_reaches(folder: Path) -> None
         "`python -m benchmarks.sims square`",
         f"`{model.manifest.fingerprint}`",
         f"{model.parameters:,} parameters",
-        "target, predictor, dechunker: it plans without",
+        "target, predictor, dechunker: not needed for planning",
         "| image | 5 cm | 3 % (1–8) | 80 % (71–87) | 80 % (71–87) | 99 % (95–100) |",
         "| image, 25 steps away | 5 cm | 3 % (1–8) |",
         "Measured by `python -m benchmarks.sims square` on 2026-01-02 (a CPU, 2 cores; commit 0123).",
         "open-loop error, 1 step",
     ):
         assert said in card, said
-    assert "Where it fails" not in card and "licence" not in card
+    assert "Diagnosis" not in card and "licence" not in card
     known = replace(model, description="a square that slides", licence="MIT")
     card = cards.render_card(known, results(model.manifest.fingerprint, diagnosis="It overshoots."))
-    assert card.endswith("## Where it fails\n\nIt overshoots.\n")
+    assert card.endswith("## Diagnosis\n\nIt overshoots.\n")
     assert "| licence of the simulator | MIT |" in card and "`square`: a square that slides" in card
 
 
-def test_a_card_does_not_borrow_the_results_of_other_weights(folder: Path) -> None:
+def test_a_card_has_no_results_of_other_weights(folder: Path) -> None:
     model = cards.read_model("square")
     for other in ({}, results("0123"), {"metrics": {}, "rows": {}}):
         assert "Not measured with these weights." in cards.render_card(model, other)
@@ -205,7 +205,7 @@ def test_cards_are_written_and_checked(folder: Path, tmp_path: Path, monkeypatch
     assert list(cards.stale()) == [folder / "CARD.md"]
 
 
-def test_committed_cards_say_what_the_results_say() -> None:
+def test_committed_cards_are_current() -> None:
     assert not cards.stale(), "run python -m benchmarks.cards"
 
 
