@@ -19,20 +19,21 @@ from planner_service.listening import listen
 def serve(
     checkpoint: Annotated[Path | None, typer.Option(help="Directory of a trained checkpoint.")] = None,
     model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback addresses need a token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one and prints it.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one and prints it.")] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="HNET_TOKEN", help="Clients must send it. Other users can see an option; prefer the variable."
+            envvar="HNET_TOKEN",
+            help="Bearer token of clients. Options are visible to other users; prefer the environment variable.",
         ),
     ] = None,
     # One by default: on a machine with other load, torch's threads wait for each other at the end of each small
     # operation; with two threads on two busy cores a plan of 70 ms was measured to take 2 s.
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads for the model; more pay off on idle cores only.")
+        int, typer.Option(min=1, help="CPU threads for the model; more than one helps on idle cores only.")
     ] = 1,
     set_: Annotated[
         list[str] | None,
@@ -41,11 +42,11 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer camera images and a goal with plans, over HTTP."""
+    """Serve plans for camera images and goals over HTTP."""
     source = chosen_checkpoint(checkpoint, model)
     if not source.is_dir():
         raise UserError(f"there is no checkpoint directory {source}; 'hnet train' writes one")
-    token = token or None  # an empty HNET_TOKEN is no token
+    token = token or None  # an empty HNET_TOKEN means no token
     changes: dict[str, str] = {}
     if set_:
         from hnet_vjepa.planning.overrides import plan_settings
@@ -75,12 +76,12 @@ def serve(
         uvicorn.Config(
             app,
             log_level="warning",
-            access_log=False,  # a robot asks ten times a second; /metrics counts
-            timeout_keep_alive=75,  # longer than a robot's pauses, so that its connection stays
+            access_log=False,  # a robot sends ten requests a second; /metrics counts them
+            timeout_keep_alive=75,  # longer than pauses of a robot, which keeps its connection
             timeout_graceful_shutdown=15,
         )
     )
-    # uvicorn shuts down on SIGTERM and SIGINT and then raises the signal again; this makes that a normal exit.
+    # uvicorn shuts down on SIGTERM and SIGINT and then raises the signal again; with this handler it exits with 0.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     address, bound = listener.getsockname()[:2]

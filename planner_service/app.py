@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, and what they share."""
+"""The FastAPI application: its routes and error handlers."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from planner_service.problems import Problem, ProblemError, unavailable
 from planner_service.queries import parse_request, to_query, to_response
 from planner_service.schemas import PlanRequest, PlanResponse, Timing
 
-STOP_S = 10.0  # to finish the batch in work when the server stops
+STOP_S = 10.0  # time to finish the running batch when the server stops
 DESCRIPTION = """\
-Send what the robot's camera sees and where it shall go; get the actions that lead there, within a deadline.
+Send the robot's camera images and a goal; receive the actions that lead there, within a deadline.
 
-1. `GET /v1/model` tells the size of the camera image, the robot's actions and the kinds of goals.
-2. `POST /v1/plan` with `frames` (the last one is now) and a `goal`: a picture or a part of it, a sentence, labels, a
-   stored state, or several of them. A `cost` says what to avoid on the way and how much actions may cost.
-3. Execute the first action, take the next image, ask again with the answer's `actions` as `previous_actions`.
+1. `GET /v1/model` returns the size of the camera image, the robot's actions and the kinds of goals.
+2. `POST /v1/plan` with `frames` (the last one is the current image) and a `goal`: a picture or a part of it, a
+   sentence, labels, a stored state, or several of them. A `cost` defines places to avoid and a control cost.
+3. Execute the first action, take the next image, and send it with the response's `actions` as `previous_actions`.
 
-Every answer that is not a success is `application/problem+json`, has a `detail` that says what to do, and for an
-invalid request the `errors` with the path of each wrong field. A 503 says in `Retry-After` when to try again.
+Every error response is `application/problem+json` with a `detail` that explains how to correct the request; for an
+invalid request, `errors` lists the path of each wrong field. A 503 has the time to wait in `Retry-After`.
 """
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>H-Net V-JEPA planner</title>
 <body style="font-family: sans-serif; max-width: 40em; margin: 3em auto; line-height: 1.5">
 <h1>H-Net V-JEPA planner</h1>
-<p>This server answers camera images and a goal with a plan for the robot. It is {state}.</p>
-<ul><li><a href="docs">How to ask it</a>, as a page to try (<a href="openapi.json">OpenAPI</a>)</li>
-<li><a href="v1/model">The model it has loaded</a> (needs the token, when one is set)</li>
-<li><a href="readyz">Is it ready</a>, <a href="metrics">metrics</a> for Prometheus</li></ul></body></html>
+<p>This server plans actions of a robot from camera images and a goal. State: {state}.</p>
+<ul><li><a href="docs">API documentation</a> with a form to try requests (<a href="openapi.json">OpenAPI</a>)</li>
+<li><a href="v1/model">The loaded model</a> (needs the token, if one is set)</li>
+<li><a href="readyz">Readiness</a>, <a href="metrics">metrics</a> for Prometheus</li></ul></body></html>
 """
 _PROBLEM = {"content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 _PLAN_BODY = {
@@ -68,7 +68,7 @@ def create_app(
     """Return the application that serves a planner, or what ``load`` returns once the server runs.
 
     With a ``token``, /v1/* and /plan need ``Authorization: Bearer <token>``. At most ``max_batch`` requests are
-    planned together and ``max_queue`` wait; the next one gets a 503. Raises UserError when the token is unusable.
+    planned together and ``max_queue`` wait; further ones get a 503. Raises UserError for an unusable token.
     """
     loader = (lambda: cast(Planner, load)) if hasattr(load, "plan") else load
     metrics = Metrics(lambda: worker.state[0] == State.READY, lambda: worker.depth)
@@ -106,12 +106,12 @@ def create_app(
         body = await read_body(request, max_body_bytes)
         received = time.monotonic()
         card = worker.card
-        # In a thread: reading megabytes of JSON and images must not hold up the other connections.
-        asked, query = await asyncio.to_thread(_read, body, card, received)
+        # In a thread: decoding megabytes of JSON and images would block the other connections.
+        parsed, query = await asyncio.to_thread(_read, body, card, received)
         decode_ms = _ms_since(received)
         planned = await _answer_unless_gone(request, worker.submit(query))
         if planned is None:
-            return Response(status_code=499)  # nobody reads it; it is for the metrics
+            return Response(status_code=499)  # the client has disconnected; only the metrics see the status
         result = planned.result
         timing = Timing(
             queue=planned.queue_ms,
@@ -120,7 +120,7 @@ def create_app(
             plan=result.timing_ms.get("plan", 0.0),
             total=_ms_since(received),
         )
-        answer = to_response(result, card, asked, timing, request.state.request_id)
+        answer = to_response(result, card, parsed, timing, request.state.request_id)
         metrics.plan_seconds.observe(timing.total / 1e3)
         if not answer.deadline_met:
             metrics.deadlines_missed.inc()
@@ -128,17 +128,17 @@ def create_app(
 
     @app.get("/v1/model", summary="The loaded model", dependencies=guard, response_model=ModelCard)
     async def model() -> Response:
-        """What a client must know to ask: camera, actions, kinds of goals, labels, default search."""
+        """What a client needs to send requests: task, camera, actions, kinds of goals, labels, default search."""
         return Response(TypeAdapter(ModelCard).dump_json(worker.card), media_type="application/json")
 
     @app.get("/healthz", summary="Alive")
     async def healthz() -> JSONResponse:
-        """Succeeds as long as the process answers at all."""
+        """Succeeds as long as the process responds."""
         return JSONResponse({"status": "alive"})
 
     @app.get("/readyz", summary="Ready", responses={503: {"description": "Not ready", **_PROBLEM}})
     async def readyz() -> JSONResponse:
-        """Succeeds once the model is loaded and has made a first plan, and only while it works."""
+        """Succeeds once the model is loaded and has made a first plan, and as long as planning works."""
         state, detail = worker.state
         if state != State.READY:
             raise unavailable(detail)
@@ -157,8 +157,8 @@ def create_app(
 
 
 def _read(body: bytes, card: ModelCard, received: float) -> tuple[PlanRequest, PlanQuery]:
-    asked = parse_request(body)
-    return asked, to_query(asked, card, received)
+    parsed = parse_request(body)
+    return parsed, to_query(parsed, card, received)
 
 
 def _ms_since(moment: float) -> float:
@@ -166,9 +166,9 @@ def _ms_since(moment: float) -> float:
 
 
 async def _answer_unless_gone(request: Request, future: Future[Planned]) -> Planned | None:
-    """Wait for the plan; withdraw the query and return None when the client closes the connection first."""
+    """Wait for the plan; cancel the query and return None if the client disconnects first."""
     answer = asyncio.wrap_future(future)
-    gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is the disconnect
+    gone = asyncio.ensure_future(request.receive())  # the body is read: the next message is the disconnect
     try:
         either: list[asyncio.Future[Any]] = [answer, gone]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +199,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    # The plan route reads its body itself (size, time, thread), so FastAPI does not see the models that describe it.
+    # The plan route reads its body itself (limits of size and time, a thread), so FastAPI does not know its models.
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         models = schema.setdefault("components", {}).setdefault("schemas", {})

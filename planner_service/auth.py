@@ -13,19 +13,19 @@ from planner_service.problems import ProblemError
 
 
 def require_token(token: str | None) -> Callable[..., Awaitable[None]]:
-    """Return a FastAPI dependency that lets only requests with ``Authorization: Bearer <token>`` through.
+    """Return a FastAPI dependency that accepts only requests with ``Authorization: Bearer <token>``.
 
-    None lets everybody through. Raises UserError when the token cannot be sent in an HTTP header.
+    None accepts all requests. Raises UserError when the token cannot be sent in an HTTP header.
     """
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise UserError("the token must be printable ASCII, not empty, without spaces at its ends")
-    scheme = HTTPBearer(auto_error=False, description="The token that the server was started with.")
+    scheme = HTTPBearer(auto_error=False, description="The token with which the server was started.")
 
     async def check(credentials: HTTPAuthorizationCredentials | None = Security(scheme)) -> None:
         given = "" if credentials is None else credentials.credentials
-        # Constant time: the time to refuse must not tell how much of a guess was right.
+        # Constant time: the duration of a comparison must not reveal how much of a guess was right.
         if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
-            detail = "send the header Authorization: Bearer <token>, with the token the server was started with"
+            detail = "send the header Authorization: Bearer <token>, with the token with which the server was started"
             raise ProblemError(401, detail, headers={"www-authenticate": "Bearer"})
 
     return check

@@ -1,4 +1,4 @@
-"""One thread owns the planner; requests that wait at the same moment are planned together."""
+"""A worker thread that owns the planner and plans queued requests in batches."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from planner_service.queries import warm_up_query
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 1.0  # between two attempts of a planner that stopped working
+RETRY_S = 1.0  # between two attempts with a planner that fails
 
 
 class State(StrEnum):
-    """What the worker is doing. Only in READY are queries taken."""
+    """State of the worker. Queries are accepted in READY only."""
 
     LOADING = "loading"
     READY = "ready"
-    BROKEN = "broken"  # the planner fails even on the warm-up query; tried again each second
-    FAILED = "failed"  # it could not be loaded, or the thread ended
+    BROKEN = "broken"  # the planner fails on the warm-up query; retried every RETRY_S
+    FAILED = "failed"  # loading failed, or the thread ended
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A result and how long its query waited for the planner, in milliseconds."""
+    """A result and the time that its query was queued, in milliseconds."""
 
     result: PlanResult
     queue_ms: float
@@ -53,9 +53,9 @@ class _Ticket:
 def may_share(first: PlanQuery, other: PlanQuery, now: float) -> bool:
     """Whether two queries may be planned in one batch at the time.monotonic() ``now``.
 
-    A batch gives its answers together. So they must be one computation (a planner works through different kinds of
-    goals one after the other, and the first would wait for the last) and be able to wait for each other: both without
-    a deadline, or the time left to one at most twice the other's (and 10 ms).
+    The results of a batch are ready at the same time. The queries must therefore be one computation (a planner handles
+    different kinds of goals one after the other, so the first would wait for the last) and have similar deadlines:
+    none at all, or the time left for one at most twice that of the other plus 10 ms.
     """
     if first.search != other.search or first.cost != other.cost or first.frames.shape != other.frames.shape:
         return False
@@ -68,11 +68,11 @@ def may_share(first: PlanQuery, other: PlanQuery, now: float) -> bool:
 
 
 class PlannerWorker:
-    """A planner in a thread of its own, behind a bounded queue.
+    """A planner in its own thread, behind a bounded queue.
 
-    ``load`` is called in that thread, so that the library below it sees one thread only; then one plan warms it up.
-    ``on_batch(size, seconds)`` is told of each batch. At most ``max_batch`` queries are planned together and
-    ``max_queue`` wait; nobody waits for a batch to fill.
+    ``load`` is called in that thread, so that torch is used by one thread only, followed by one warm-up plan.
+    ``on_batch(size, seconds)`` is called after each batch. At most ``max_batch`` queries are planned together and
+    ``max_queue`` wait; a batch starts without waiting for further queries.
     """
 
     def __init__(
@@ -93,38 +93,38 @@ class PlannerWorker:
 
     @property
     def state(self) -> tuple[State, str]:
-        """The state and a sentence about it."""
+        """The state and a sentence that explains it."""
         return self._state, self._detail
 
     @property
     def depth(self) -> int:
-        """How many queries wait."""
+        """Number of queued queries."""
         with self._changed:
             return sum(not ticket.future.cancelled() for ticket in self._waiting)
 
     @property
     def card(self) -> ModelCard:
-        """The loaded model. Raises ProblemError (503) while there is none."""
+        """Card of the loaded model. Raises ProblemError (503) until it is loaded."""
         if self._card is None:
             raise unavailable(self._detail)
         return self._card
 
     def start(self) -> None:
-        """Start loading."""
+        """Start the thread, which loads the model."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Refuse what waits, finish the batch in work, and wait for that at most ``timeout_s`` seconds."""
+        """Reject queued queries and wait at most ``timeout_s`` seconds for the running batch."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
     def submit(self, query: PlanQuery) -> Future[Planned]:
-        """Queue a query; cancel the future to withdraw it.
+        """Queue a query; cancelling the future removes it.
 
-        The future raises UserError when the query is at fault and ProblemError when the server is. Raises
-        ProblemError (503) at once when the model is not ready or too many wait already.
+        The future raises UserError for an invalid query and ProblemError for a failure of the server. Raises
+        ProblemError (503) at once if the model is not ready or the queue is full.
         """
         ticket = _Ticket(query)
         with self._changed:
@@ -133,7 +133,7 @@ class PlannerWorker:
             if len(self._waiting) >= self._max_queue:
                 self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.cancelled())
             if len(self._waiting) >= self._max_queue:
-                raise unavailable(f"{self._max_queue} requests wait for a plan already; try again a little later")
+                raise unavailable(f"the queue is full ({self._max_queue} requests); try again later")
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket.future
@@ -152,9 +152,9 @@ class PlannerWorker:
             self._set(State.STOPPED, "the server is stopping")
         except UserError as error:
             self._set(State.FAILED, str(error))
-        except BaseException:  # whatever ends this thread must be seen, or clients would wait for ever
+        except BaseException:  # otherwise clients would wait forever
             log.critical("the planner thread ended", exc_info=True)
-            self._set(State.FAILED, "the model could not be loaded or stopped working; the server's log says why")
+            self._set(State.FAILED, "the model could not be loaded or stopped working; see the server's log")
         finally:
             self._refuse_all()
 
@@ -171,7 +171,7 @@ class PlannerWorker:
                 ticket.future.set_exception(unavailable(self._detail))
 
     def _collect(self) -> list[_Ticket]:
-        """Wait for queries; return the oldest with those that may share its batch. Empty when stopping."""
+        """Wait for queries; return the oldest and those that may share its batch. Empty when stopping."""
         with self._changed:
             while True:
                 while not self._waiting and not self._stopping.is_set():
@@ -185,14 +185,14 @@ class PlannerWorker:
                     full = len(batch) >= self._max_batch
                     if full or (batch and not may_share(batch[0].query, ticket.query, now)):
                         rest.append(ticket)
-                    elif ticket.future.set_running_or_notify_cancel():  # False: the client has gone
+                    elif ticket.future.set_running_or_notify_cancel():  # False: the client has disconnected
                         batch.append(ticket)
                 self._waiting = rest
                 if batch:
                     return batch
 
     def _answer(self, planner: Planner, batch: list[_Ticket]) -> bool:
-        """Answer each ticket. Return False when something failed that is not a client's fault."""
+        """Set the result of each ticket. Return False if something failed that is not the fault of a query."""
         started = time.monotonic()
         sound = True
         accepted: list[_Ticket] = []
@@ -213,7 +213,7 @@ class PlannerWorker:
                 raise RuntimeError(f"the planner gave {len(results)} results for {len(accepted)} queries")
             self._on_batch(len(accepted), time.monotonic() - started)
         except Exception as error:
-            if len(accepted) > 1:  # one of them is to blame: alone, it fails alone
+            if len(accepted) > 1:  # planned alone, only the query at fault fails
                 log.warning("a batch of %d failed; its queries are planned one by one", len(accepted), exc_info=True)
                 outcomes = [self._answer(planner, [ticket]) for ticket in accepted]
                 return all(outcomes) and sound
@@ -232,7 +232,7 @@ class PlannerWorker:
         return sound
 
     def _recover(self, planner: Planner, card: ModelCard) -> None:
-        """Find out whether the planner or only the query was at fault; wait here, not ready, until it works again."""
+        """Plan the warm-up query until that succeeds: if it fails, too, the planner and not the query was at fault."""
         while True:
             try:
                 planner.plan([warm_up_query(card)])
@@ -241,7 +241,7 @@ class PlannerWorker:
             except Exception:
                 if self._state != State.BROKEN:
                     log.critical("the planner fails on the warm-up query too", exc_info=True)
-                self._set(State.BROKEN, "the model stopped working; the server's log says why")
+                self._set(State.BROKEN, "the model stopped working; see the server's log")
                 self._refuse_all()
             if self._stopping.wait(RETRY_S):
                 return
@@ -249,11 +249,11 @@ class PlannerWorker:
 
 def _fail(ticket: _Ticket) -> None:
     log.exception("planning failed")
-    ticket.future.set_exception(ProblemError(500, "planning failed; the server's log says why"))
+    ticket.future.set_exception(ProblemError(500, "planning failed; see the server's log"))
 
 
 def _usable(result: PlanResult, card: ModelCard) -> bool:
-    # A robot would execute it: NaN or a wrong shape must not leave the server.
+    # A robot would execute the plan, so NaN or a wrong shape must not be sent.
     shaped = result.actions.ndim == 2 and result.actions.shape[1] == card.action.dim
     finite = bool(np.isfinite(result.actions).all() and np.isfinite(result.energies).all())
     return shaped and finite and math.isfinite(result.energy_now)

@@ -21,9 +21,8 @@ MODES = ("RGB", "RGBA", "L", "P", "1", "LA")  # eight bits a channel or less; th
 def encode_image(frame: NDArray[np.uint8]) -> str:
     """Return ``frame`` (H x W x 3 uint8) as base64 text of a PNG file, which keeps every pixel.
 
-    The last few results are kept, because a robot sends the same goal at each step and each frame again as the
-    past of the next one. They are found by content, so a camera may reuse its buffer. Raises UserError when the
-    array is not such an image.
+    The last results are cached, because a robot sends the same goal at each step and each frame again as the past
+    of the next one. The key is the content, so a camera may reuse its buffer. Raises UserError for other arrays.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise UserError(f"an image must be H x W x 3 of type uint8; got {frame.shape} of type {frame.dtype}")
@@ -33,7 +32,7 @@ def encode_image(frame: NDArray[np.uint8]) -> str:
 @functools.lru_cache(maxsize=16)
 def _encode_bytes(pixels: bytes, height: int, width: int) -> str:
     stream = io.BytesIO()
-    # Level 1: higher levels cost several times as much and save little on camera noise.
+    # Level 1: higher levels take several times as long and compress noisy camera images hardly better.
     Image.frombytes("RGB", (width, height), pixels).save(stream, "PNG", compress_level=1)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
@@ -41,9 +40,8 @@ def _encode_bytes(pixels: bytes, height: int, width: int) -> str:
 def decode_image(text: str, camera: CameraSpec) -> NDArray[np.uint8]:
     """Return the picture in ``text`` (base64 of a PNG or JPEG file) as H x W x 3 uint8.
 
-    The length of the text and the size in the file's header are compared with what is allowed before any pixel is
-    decompressed, so a small file cannot unfold into a huge picture. Raises UserError when it is not an image, not
-    of the camera's size, or broken.
+    The length of the text and the size in the file's header are checked before any pixel is decompressed, so that a
+    decompression bomb is refused. Raises UserError for anything that is not an intact image of the camera's size.
     """
     if len(text) > MAX_IMAGE_CHARS:
         raise UserError(f"image of {len(text)} characters; at most {MAX_IMAGE_CHARS} are read")
@@ -55,7 +53,7 @@ def decode_image(text: str, camera: CameraSpec) -> NDArray[np.uint8]:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
         raise UserError(f"image of too many pixels; this camera gives {camera.height} x {camera.width}") from None
-    except Exception:  # Pillow raises a dozen kinds for broken headers, and every one of them means the same here
+    except Exception:  # Pillow raises a dozen types for broken headers
         raise UserError("neither a PNG nor a JPEG file") from None
     with image:
         if image.size != (camera.width, camera.height):
@@ -66,6 +64,6 @@ def decode_image(text: str, camera: CameraSpec) -> NDArray[np.uint8]:
         if image.mode not in MODES:
             raise UserError(f"image of mode {image.mode}; send 8-bit RGB")
         try:
-            return np.array(image.convert("RGB"))  # a copy: torch warns of arrays that it may not write to
-        except Exception:  # as above: truncated or corrupt data shows as OSError, SyntaxError, ValueError, ...
-            raise UserError("the image file is cut off or corrupt") from None
+            return np.array(image.convert("RGB"))  # a copy: torch warns about read-only arrays
+        except Exception:  # truncated or corrupt data: OSError, SyntaxError, ValueError, ...
+            raise UserError("the image file is truncated or corrupt") from None

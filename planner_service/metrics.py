@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1
 
 
 class Metrics:
-    """The counters of one application, in a registry of its own so that several can live in one process."""
+    """The metrics of one application, in its own registry so that one process can hold several applications."""
 
     def __init__(self, ready: Callable[[], bool], depth: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
@@ -31,12 +31,14 @@ class Metrics:
         self.batch_seconds = Histogram(
             "hnet_batch_seconds", "Time the planner took for a batch.", buckets=SECONDS, registry=self.registry
         )
-        Gauge("hnet_ready", "1 when plans are answered.", registry=self.registry).set_function(lambda: float(ready()))
-        Gauge("hnet_queue_depth", "Queries that wait for the planner.", registry=self.registry).set_function(
+        Gauge("hnet_ready", "1 when the service accepts plan requests.", registry=self.registry).set_function(
+            lambda: float(ready())
+        )
+        Gauge("hnet_queue_depth", "Queries in the queue of the planner.", registry=self.registry).set_function(
             lambda: float(depth())
         )
 
     def batch(self, size: int, seconds: float) -> None:
-        """Count one batch."""
+        """Record one batch."""
         self.batch_size.observe(size)
         self.batch_seconds.observe(seconds)

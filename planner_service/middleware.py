@@ -1,4 +1,4 @@
-"""Around every request: its id, its count, and the last catch for what nobody expected."""
+"""Middleware around every request: request id, metrics, and a handler for unexpected errors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from planner_service.problems import ProblemError, response
 log = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
-_VALID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # it is written to logs: no spaces, no control characters
+_VALID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # it is logged, so no spaces and control characters
 
 
 class Surround:
-    """ASGI middleware. Plain ASGI, because Starlette's BaseHTTPMiddleware hides that a client has gone."""
+    """ASGI middleware. Plain ASGI, because Starlette's BaseHTTPMiddleware hides that a client has disconnected."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on. The client's x-request-id is kept when it is a plain word, else one is made."""
+        """Handle a request. A valid x-request-id of the client is kept, otherwise a new id is generated."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -47,12 +47,12 @@ class Surround:
             await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("request %s failed", request_id)
-            if status:  # half an answer is out; only cutting the connection tells the client
+            if status:  # the response has begun; the client notices only a closed connection
                 raise
-            problem = ProblemError(500, "something unexpected happened; the server's log says what")
+            problem = ProblemError(500, "unexpected error; see the server's log")
             await response(problem, request_id)(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
-            # Unknown paths share one label: a scanner must not grow the metrics without end.
+            # Unknown paths share one label, so that a scanner cannot create any number of time series.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()

@@ -1,4 +1,4 @@
-"""What goes wrong, said the same way everywhere: application/problem+json (RFC 9457), never a stack trace."""
+"""Error responses: application/problem+json (RFC 9457), without stack traces."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ TITLES = {
     503: "Not available",
 }
 MAX_LISTED = 20  # field errors in one answer
-MAX_TEXT = 300  # characters of anything that repeats what the client sent
+MAX_TEXT = 300  # characters of text that repeats what the client sent
 
 
 class FieldError(BaseModel):
-    """One thing in the request that must be changed."""
+    """One invalid field of a request."""
 
     field: str = Field(description="path of the field in the request", examples=["goal.image"])
-    detail: str = Field(description="what is wrong with it and what is allowed")
+    detail: str = Field(description="what is wrong and what is allowed")
 
 
 class Problem(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     type: str = Field(description="kind of problem; stable, for programs", examples=["urn:hnet:problem:422"])
-    title: str = Field(description="the kind in words", examples=["Invalid request"])
+    title: str = Field(description="the kind of problem in words", examples=["Invalid request"])
     status: int = Field(description="HTTP status", examples=[422])
-    detail: str = Field(description="what went wrong this time and what to do")
-    request_id: str = Field(description="the x-request-id of this request; the server's log has it too")
-    errors: list[FieldError] = Field(default_factory=list, description="the fields that are wrong, if that is why")
+    detail: str = Field(description="what went wrong and how to correct it")
+    request_id: str = Field(description="the x-request-id of this request, which is also in the server's log")
+    errors: list[FieldError] = Field(default_factory=list, description="the invalid fields, if any")
 
 
 class ProblemError(Exception):
-    """Ends a request with this problem. ``headers`` are added to the answer."""
+    """Ends a request with an error response. ``headers`` are added to it."""
 
     def __init__(
         self,
@@ -61,17 +61,17 @@ class ProblemError(Exception):
 
 
 def invalid(field: str, detail: str) -> ProblemError:
-    """The problem of one wrong field, status 422."""
+    """One invalid field, status 422."""
     return ProblemError(422, f"{field}: {detail}", [FieldError(field=field, detail=detail)])
 
 
 def unavailable(detail: str) -> ProblemError:
-    """The problem of a server that cannot answer now but may soon, status 503 with Retry-After."""
+    """A temporary failure, status 503 with Retry-After."""
     return ProblemError(503, detail, headers={"retry-after": "1"})
 
 
 def from_validation(errors: Sequence[ErrorDetails]) -> ProblemError:
-    """The problem for pydantic's ``errors``: each with its field path, none with the value (it may be an image)."""
+    """The problem for pydantic's ``errors``, with field paths and without values (which may be images)."""
     listed = [FieldError(field=_path(error["loc"]), detail=error["msg"][:MAX_TEXT]) for error in errors[:MAX_LISTED]]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     detail = f"{listed[0].field}: {listed[0].detail}{more}"
@@ -79,8 +79,8 @@ def from_validation(errors: Sequence[ErrorDetails]) -> ProblemError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # Pydantic names the chosen kind of goal as a step of its own, goal.image.image; the client wrote goal.image. Of
-    # several goals each has such a step: goal.all.goals.0.image.image.
+    # Pydantic inserts the kind of a goal into the path, goal.image.image; the client wrote goal.image. Parts of a
+    # combined goal have one each: goal.all.goals.0.image.image.
     parts = [str(part) for part in location]
     if len(parts) > 2 and parts[0] == "goal":
         if parts[1] == "all" and len(parts) > 5 and parts[2] == "goals":
@@ -90,7 +90,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def response(problem: ProblemError, request_id: str) -> Response:
-    """The HTTP answer for ``problem``."""
+    """The HTTP response for ``problem``."""
     content = Problem(
         type=f"urn:hnet:problem:{problem.status}",
         title=TITLES.get(problem.status, "Error"),

@@ -84,7 +84,7 @@ def test_the_mean_is_a_candidate_and_elites_are_kept() -> None:
 @pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_of_fewer_kept_than_elites_the_best_are_kept(kept: int, seed: int) -> None:
-    """New candidates are far worse than the best of the first round, which therefore has to be carried along."""
+    """New candidates are far worse than the best of the first round, so the search has to keep it."""
     tried: list[Tensor] = []
     target = torch.full((1, 3, 2), 0.2)
 

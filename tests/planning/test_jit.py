@@ -1,4 +1,4 @@
-"""Traces give what their functions give, and step aside where they cannot."""
+"""Traced functions return what the functions return; what cannot be traced runs untraced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 
 
-def test_inputs_of_a_known_shape_are_replayed_and_others_are_not() -> None:
+def test_known_shapes_run_the_trace_and_others_the_function() -> None:
     calls = []
 
     def function(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,14 +36,14 @@ def test_inputs_of_a_known_shape_are_replayed_and_others_are_not() -> None:
     assert len(calls) == before + 1
 
 
-def test_a_function_that_decides_by_its_numbers_stays_as_it_is() -> None:
+def test_a_function_with_data_dependent_control_flow_is_not_traced() -> None:
     def function(x: Tensor) -> tuple[Tensor]:
         return (x + 1 if float(x.sum()) > seen[0] else x - 1,)
 
     torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
     first, second = (float(torch.randn(3, generator=random).sum()) for _ in range(2))
-    seen = [(first + second) / 2]  # so that the two inputs that a trace is made of and checked on differ
+    seen = [(first + second) / 2]  # so that the inputs of tracing and of its check take different branches
     fast = jit_trace(function, [((3,),)])
     for value in (-10.0, 10.0):
         x = torch.full((3,), value)
@@ -63,7 +63,7 @@ def _fail() -> tuple[Tensor]:
 
 
 @pytest.mark.parametrize("reached", [-1.0, 1e9])
-def test_a_hastened_planner_answers_as_before(toy_run: Path, reached: float) -> None:
+def test_a_compiled_planner_plans_as_before(toy_run: Path, reached: float) -> None:
     checkpoint = load_checkpoint(toy_run / "action")
     checkpoint = replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"reached_energy": reached}))
     slow, fast = WorldModelPlanner(checkpoint), WorldModelPlanner(checkpoint)

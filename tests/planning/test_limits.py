@@ -1,4 +1,4 @@
-"""What is planned can be done: inside the bounds, inside the ball, and no faster than the robot may change."""
+"""Projected actions lie inside the bounds and the L1 ball, and change no faster than the rate limit."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_bounds_ball_and_rate_hold_at_once(spec: ActionSpec, seed: int) -> None:
     done = limits.project(actions, last)
     assert done.shape == actions.shape and torch.isfinite(done).all()
     assert done.abs().max() <= 1 + SLACK
-    told = (limits.centre + done * limits.half).double().numpy()
+    command = (limits.centre + done * limits.half).double().numpy()
     moving = [d for d in range(count) if d not in spec.absolute]
     largest = np.array(spec.high) - np.array(spec.low)
     if spec.l1 is not None:
-        assert (np.abs(told[..., moving]).sum(-1) <= spec.l1 + SLACK * (spec.l1 + largest.sum())).all()
+        assert (np.abs(command[..., moving]).sum(-1) <= spec.l1 + SLACK * (spec.l1 + largest.sum())).all()
     if spec.rate is not None:
         first = limits.project(actions[:, :1] * 0 + last[:, None, None], last)[
             :, :, :1
-        ]  # what the last comes to itself
+        ]  # the last action after its own projection
         before = (limits.centre + first * limits.half).double().expand(2, 1, 1, count).numpy()
-        whole = np.concatenate([np.broadcast_to(before, (2, 7, 1, count)), told], 2)
+        whole = np.concatenate([np.broadcast_to(before, (2, 7, 1, count)), command], 2)
         assert (np.abs(np.diff(whole, axis=2)) <= np.array(spec.rate) + SLACK * largest).all()
 
 
@@ -76,7 +76,7 @@ def test_too_fast_a_change_is_slowed_down_on_the_straight_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"rate": (0.1, 0.1)}, "rate must be 7 positive numbers"),
         ({"rate": (0.0,) * 7}, "rate must be 7 positive numbers"),
@@ -85,6 +85,6 @@ def test_too_fast_a_change_is_slowed_down_on_the_straight_way() -> None:
         ({"high": (1e38, *([1.0] * 6))}, "low and high must be within 1e.30; x has -1 and 1e.38"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_limits_that_make_no_sense_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         ActionSpec.model_validate({"low": (-1.0,) * 7, "high": (1.0,) * 7, "active": (0, 1), **fields})

@@ -1,4 +1,4 @@
-"""What holds of every plan, whatever robot, pictures, goal and past it is asked for."""
+"""Properties of every plan, for any robot, pictures, goal and previous plan."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def planner(toy_run: Path) -> WorldModelPlanner:
 
 @pytest.fixture(scope="module")
 def twins(toy_run: Path) -> tuple[WorldModelPlanner, WorldModelPlanner]:
-    """Two planners of the same checkpoint that are asked the same queries in the same order."""
+    """Two planners of the same checkpoint that get the same queries in the same order."""
     return load_planner(toy_run / "action"), load_planner(toy_run / "action")
 
 
 def robot(random: np.random.Generator) -> ActionSpec:
     """Seven numbers, two of them active, with bounds of any size, of no width, or far from zero; perhaps with limits.
 
-    The model's idea of usual actions may lie far outside of the bounds, or be a hundredth of them.
+    The normalisation of the training data may lie far outside the bounds, or span a hundredth of them.
     """
     half = 10 ** random.uniform(-9, 9, DIM) * (random.random(DIM) < 0.8)
     centre = 10 ** random.uniform(-3, 3, DIM) * random.choice([-1, 0, 1], DIM)
@@ -71,23 +71,23 @@ def robot(random: np.random.Generator) -> ActionSpec:
 def outside(actions: NDArray[np.float32], spec: ActionSpec) -> list[str]:
     """The names of the numbers that are beyond their bounds, compared in double precision.
 
-    Where no float32 number lies between the bounds, as when a dimension has no width, those next to them will do.
+    Where no float32 number lies between the bounds, as for a dimension of no width, the nearest ones are accepted.
     """
-    told, (low, high) = actions.astype(np.float64), spec.inner_bounds()
+    command, (low, high) = actions.astype(np.float64), spec.inner_bounds()
     slack = np.where(low <= high, 0.0, 2 * np.spacing(np.maximum(np.abs(low), np.abs(high)))).astype(np.float64)
-    fits = (told >= np.array(spec.low) - slack) & (told <= np.array(spec.high) + slack)  # H x dim; false for NaN
+    fits = (command >= np.array(spec.low) - slack) & (command <= np.array(spec.high) + slack)  # H x dim; false for NaN
     return [name for name, fit in zip(spec.names, fits.all(0), strict=True) if not fit]
 
 
 def assert_gentle(actions: NDArray[np.float32], spec: ActionSpec) -> None:
-    """No change from one action to the next is too fast, none too large in all, but for what float32 leaves open."""
-    told, active = actions.astype(np.float64), list(spec.active)
+    """Rate limit and L1 ball hold up to rounding of float32."""
+    command, active = actions.astype(np.float64), list(spec.active)
     slack = 8 * np.spacing(np.abs([spec.low, spec.high]).max(0).astype(np.float32)).astype(np.float64)
     if spec.rate is not None:
-        assert (np.abs(np.diff(told, axis=0)) <= np.array(spec.rate) + slack)[:, active].all(), spec
+        assert (np.abs(np.diff(command, axis=0)) <= np.array(spec.rate) + slack)[:, active].all(), spec
     if spec.l1 is not None:
         moving = [d for d in active if d not in spec.absolute]
-        assert (np.abs(told[:, moving]).sum(1) <= spec.l1 + slack[moving].sum()).all(), spec
+        assert (np.abs(command[:, moving]).sum(1) <= spec.l1 + slack[moving].sum()).all(), spec
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_no_plan_leaves_the_bounds_of_any_robot(checkpoint: Checkpoint, seed: in
 
 
 def frames() -> st.SearchStrategy[NDArray[np.uint8]]:
-    """Black, white, noise, a chequered pattern: pictures that no training ever showed."""
+    """Black, white, noise, a chequered pattern: pictures that are out of distribution."""
     whole = st.integers(0, 255).map(lambda value: np.full(toy.SHAPE, value, np.uint8))
     noise = st.integers(0, 2**31 - 1).map(
         lambda seed: np.random.default_rng(seed).integers(0, 256, toy.SHAPE, np.uint8)
@@ -132,7 +132,7 @@ def goals() -> st.SearchStrategy[Goal]:
 
 @st.composite
 def queries(draw: st.DrawFn) -> PlanQuery:
-    """Any number of frames, any goal, any finite past, of any length."""
+    """Any number of frames, any goal, a finite previous plan of any length."""
     huge = st.floats(-(2.0**100), 2.0**100, width=32)
     rows = draw(st.integers(0, 5))
     past = draw(st.lists(huge, min_size=rows * DIM, max_size=rows * DIM))
@@ -159,7 +159,7 @@ def test_finite_input_gives_a_finite_plan_inside_the_bounds(planner: WorldModelP
 
 @st.composite
 def composed(draw: st.DrawFn) -> PlanQuery:
-    """Any cost, and a goal that is whole, in part, or several."""
+    """Any cost, and a whole, partial or combined goal."""
     weight = st.floats(0, LARGEST, width=32)
     weights = st.tuples(weight, weight, weight, weight).filter(any)
     corner = st.tuples(st.integers(0, toy.WIDTH - 2), st.integers(0, toy.HEIGHT - 2))
@@ -215,8 +215,8 @@ def test_the_order_of_a_batch_does_not_matter(
 def test_the_same_queries_in_the_same_order_give_the_same_bits(
     twins: tuple[WorldModelPlanner, WorldModelPlanner], query: PlanQuery
 ) -> None:
-    asked = [[planner.plan([query])[0] for _ in range(2)] for planner in twins]  # new to the caches, then known
-    for one, other in zip(*asked, strict=True):
+    plans = [[planner.plan([query])[0] for _ in range(2)] for planner in twins]  # new to the caches, then known
+    for one, other in zip(*plans, strict=True):
         np.testing.assert_array_equal(one.actions, other.actions)
         np.testing.assert_array_equal(one.energies, other.energies)
         np.testing.assert_array_equal(one.state, other.state)

@@ -1,4 +1,4 @@
-"""A small deterministic planner, and a server for it on a real socket: what the tests of the service share."""
+"""Shared by the tests of the service: a deterministic planner, and a server on a real socket."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CARD = ModelCard(
 
 @dataclass
 class FakePlanner:
-    """Turns all that a query holds into numbers, so that a wrong or mixed-up answer shows.
+    """Its result depends on every field of a query, so that a wrong or exchanged response shows.
 
     ``seed`` 666 makes the batch raise, 667 gives NaN, 668 is refused by ``check``; ``broken`` makes every plan raise.
     """
@@ -81,7 +81,7 @@ class FakePlanner:
         return [self.answer(query) for query in queries]
 
     def answer(self, query: PlanQuery) -> PlanResult:
-        """The result for one query: a pure function of what it holds."""
+        """The result for one query: a pure function of its fields."""
         goal, cost = query.goal, query.cost
         if isinstance(goal, AllGoals):
             weights = goal.weights or (1.0,) * len(goal.goals)
@@ -111,7 +111,7 @@ class FakePlanner:
         )
 
     def number(self, goal: Goal) -> float:
-        """Something of all that a goal holds."""
+        """A number that depends on every field of a goal."""
         if isinstance(goal, TextGoal):
             return float(sum(goal.text.encode()))
         if isinstance(goal, LabelGoal):
@@ -143,7 +143,7 @@ def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 @contextlib.contextmanager
 def serving_ready(app: FastAPI, token: str | None = None, port: int = 0) -> Iterator[str]:
-    """As ``serving``, once plans are answered."""
+    """As ``serving``, once the service is ready."""
     with serving(app, port) as url:
         with PlannerClient(url, token) as client:
             client.wait_until_ready(10)

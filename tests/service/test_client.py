@@ -1,4 +1,4 @@
-"""The client says what is wrong and where, and does not do work twice."""
+"""The client: its errors, reconnection, and cached encodings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def free_url() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_refusal_carries_the_servers_words(url: str) -> None:
+def test_a_rejected_request_has_the_servers_message(url: str) -> None:
     with (
         PlannerClient(url, "abc") as client,
         pytest.raises(PlanError, match=r"^422: goal\.labels\.0: .*left, right") as caught,
@@ -90,7 +90,7 @@ def test_too_slow(url: str, planner: FakePlanner) -> None:
         planner.gate = None
 
 
-def test_wait_until_ready_tells_the_last_reason() -> None:
+def test_wait_until_ready_raises_the_last_reason() -> None:
     def load() -> FakePlanner:
         raise UserError("no such checkpoint")
 

@@ -1,4 +1,4 @@
-"""``hnet serve``: starts, says where, refuses what is not safe, and stops when told."""
+"""``hnet serve``: start, address, unsafe options, and shutdown by a signal."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def command(*options: str, **environment: str) -> Iterator[subprocess.Popen[str]
 def test_serves_and_stops(tmp_path: Path, end: signal.Signals) -> None:
     with command("--checkpoint", str(tmp_path), "--port", "0", HNET_TOKEN="abc") as process:
         assert process.stdout is not None
-        said, _, url = process.stdout.readline().strip().rpartition(" ")
-        assert said == "listening on"
+        text, _, url = process.stdout.readline().strip().rpartition(" ")
+        assert text == "listening on"
         with PlannerClient(url, "abc") as client:
             client.wait_until_ready(30)
             assert client.plan(picture()[None], TextGoal("x")).iterations == 5
@@ -99,11 +99,11 @@ def test_a_checkpoint_that_does_not_load_ends_the_command(tmp_path: Path) -> Non
     (tmp_path / "damaged").mkdir()
     with command("--checkpoint", str(tmp_path / "damaged"), "--port", "0") as process:
         out, err = process.communicate(timeout=30)
-        assert (process.returncode, out) == (2, "")  # it never said that it listens
+        assert (process.returncode, out) == (2, "")  # no "listening on"
         assert err.strip() == f"{tmp_path}/damaged is damaged"
 
 
-def test_an_altered_checkpoint_is_refused_before_it_says_that_it_listens(toy_run: Path, tmp_path: Path) -> None:
+def test_an_altered_checkpoint_is_refused_before_it_listens(toy_run: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(toy_run / "action", tmp_path / "copy"))
     weights = bytearray((path / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -123,7 +123,7 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 def test_taken_port(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0, local_only=True) as other:
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port}: the port is taken; .*--port 0"):
+        with pytest.raises(UserError, match=rf"port {port}: the port is in use; .*--port 0"):
             serve(tmp_path, port=port)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets a clear answer, and the server goes on."""
+"""Invalid requests get an error response that names the field, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "gif": (body(frames=[file_text(Image.new("RGB", (64, 64)), "GIF")]), "frames.0", "neither a PNG nor a JPEG"),
     "16 bits": (body(frames=[file_text(Image.new("I;16", (64, 48)), "PNG")]), "frames.0", "8-bit"),
     "cmyk": (body(frames=[file_text(Image.new("CMYK", (64, 48)), "JPEG")]), "frames.0", "CMYK"),
-    "cut off": (body(frames=[GOOD[:4000]]), "frames.0", "cut off"),
+    "truncated": (body(frames=[GOOD[:4000]]), "frames.0", "truncated"),
     "bomb": (body(frames=[png_header(100_000, 100_000)]), "frames.0", "this camera gives 48 x 64"),
     "half a bomb": (body(frames=[png_header(9000, 9000)]), "frames.0", "9000 x 9000"),
-    "empty right size": (body(frames=[png_header(64, 48)]), "frames.0", "cut off"),
+    "empty right size": (body(frames=[png_header(64, 48)]), "frames.0", "truncated"),
     "frame is a number": (body(frames=[3]), "frames.0", "string"),
     "nested lists": (body(frames=[[[0, 0, 0]]]), "frames.0", "string"),
     "no goal": ({"frames": [GOOD]}, "goal", "required"),
@@ -198,10 +198,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_field_is_named(http: httpx.Client, name: str) -> None:
-    sent, field, says = CASES[name]
+    sent, field, detail = CASES[name]
     problem = check_problem(http.post("/v1/plan", json=sent), 422)
     assert problem["errors"][0]["field"] == field
-    assert says in problem["errors"][0]["detail"]
+    assert detail in problem["errors"][0]["detail"]
     assert field in problem["detail"]
 
 

@@ -1,4 +1,4 @@
-"""The service from its start to its end: loading, overload, failure, recovery, and clients that go away."""
+"""Life cycle of the service: loading, overload, failures, recovery, disconnecting clients, shutdown."""
 
 from __future__ import annotations
 
@@ -71,10 +71,13 @@ def test_warm_up_asks_what_the_model_can_answer(goal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
-    [(UserError("the checkpoint is damaged"), "the checkpoint is damaged"), (RuntimeError("secret"), "server's log")],
+    ("error", "detail"),
+    [
+        (UserError("the checkpoint is damaged"), "the checkpoint is damaged"),
+        (RuntimeError("secret"), "see the server's log"),
+    ],
 )
-def test_load_failure_is_told(error: Exception, says: str) -> None:
+def test_a_load_failure_is_reported(error: Exception, detail: str) -> None:
     def load() -> Planner:
         raise error
 
@@ -82,7 +85,7 @@ def test_load_failure_is_told(error: Exception, says: str) -> None:
         until(lambda: "being loaded" not in httpx.get(url + "/readyz").text)
         answer = httpx.get(url + "/readyz")
         assert answer.status_code == 503
-        assert says in answer.json()["detail"]
+        assert detail in answer.json()["detail"]
         assert "secret" not in answer.text
         assert ask(url).status_code == 503
         assert httpx.get(url + "/healthz").status_code == 200

@@ -1,4 +1,4 @@
-"""Plans over a real socket are the planner's own, for each kind of goal and for many clients at once."""
+"""Plans over a real socket equal those of the planner, for each kind of goal and for many clients at once."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_deadline_arrives_as_monotonic_time(client: PlannerClient, planner: Fake
     assert reply.deadline_met
 
 
-def test_missed_deadline_is_said(client: PlannerClient, planner: FakePlanner) -> None:
+def test_a_missed_deadline_is_reported(client: PlannerClient, planner: FakePlanner) -> None:
     planner.delay_s = 0.05
     try:
         reply = client.plan(picture()[None], TextGoal("x"), deadline_ms=10)
