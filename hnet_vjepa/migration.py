@@ -74,6 +74,19 @@ def rename_fields(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
     return walk(values, ()), found
 
 
+def current_field(field: str) -> str:
+    """A configuration's dotted field (``plan.habit``) by its current name."""
+    first, *rest = field.split(".")
+    section = SECTIONS.get(first, first)
+    path: tuple[str, ...] = (section,)
+    names = [section]
+    for name in rest:
+        current = FIELDS.get(path, {}).get(name, name)
+        names.append(current)
+        path = (*path, current)
+    return ".".join(names)
+
+
 def current_module(name: str) -> str:
     """A module's or weight's name of format 1 (``gauge.linear.weight``) in the current words."""
     for old, new in MODULES.items():

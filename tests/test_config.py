@@ -84,7 +84,7 @@ def test_defaults() -> None:
         ({"action": {"stepz": 1, "steps": 5}}, "unknown field action.stepz; allowed there: steps, batch_size"),
         (
             {"encoder_adaptation": {"stepz": 1, "steps": 5}},
-            "unknown field grounding.stepz; allowed there: steps, batch_size",
+            "unknown field encoder_adaptation.stepz; allowed there: steps, batch_size",
         ),
         ({"action": {"steps": 0}}, "action.steps = 0: Input should be greater than 0"),
         (

@@ -1,73 +1,175 @@
-"""Checkpoints of format 1 are migrated or refused, never loaded as they are."""
+"""Files of format 1: read as what they meant, or refused by name; never loaded as they are."""
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
 import pytest
+import safetensors.torch
 import torch
 
+from hnet_vjepa import checkpoint as checkpoints
+from hnet_vjepa.checkpoint import Manifest, amend_manifest, load_checkpoint, read_manifest
+from hnet_vjepa.config import load_config, parse_config
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.migration import FIRST_LAYER, current_module, is_format_1, rename_fields, upgrade_weights
-from hnet_vjepa.models.policy_prior import PolicyPrior
+from hnet_vjepa.export import export
+from hnet_vjepa.migration import FIELDS, FILES, FIRST_LAYER, MODULES, SECTIONS, current_module
+from hnet_vjepa.pipeline import run_pipeline
+from hnet_vjepa.utils.files import sha256
+from tests import toy
 
-SLOTS, DIM, ACTIONS = 3, 2, 2
-PLACES = SLOTS * DIM
-OLD_LAYER = "world_model.proposal.mlp.0.weight"
-
-
-@torch.no_grad()
-def test_the_migrated_policy_prior_reads_what_the_old_one_read() -> None:
-    """The old input had state, change and goal of a slot side by side; the same weights must give the same numbers."""
-    torch.manual_seed(0)
-    prior = PolicyPrior(DIM, SLOTS, ACTIONS, width=8)
-    old = torch.randn(8, 3 * PLACES + ACTIONS)
-    state, before, goal = torch.randn(3, 5, SLOTS, DIM)
-    action = torch.randn(5, ACTIONS)
-    read = torch.cat([torch.cat([state, state - before, goal], -1).flatten(1), action], -1)  # slot by slot
-    first = prior.mlp[0]
-    assert isinstance(first, torch.nn.Linear)
-    expected = (read @ old.T + first.bias,)
-    upgraded = upgrade_weights({OLD_LAYER: old}, SLOTS, DIM, exported=False)
-    first.weight.copy_(upgraded[FIRST_LAYER])
-    seen: list[torch.Tensor] = []
-    first.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    prior(state, before, action, goal)
-    torch.testing.assert_close(seen[0], *expected)
+OLD_FIELDS = {new: old for names in FIELDS.values() for old, new in names.items()}
+OLD_SECTIONS = {new: old for old, new in SECTIONS.items()}
 
 
-def test_weights_with_a_whitening_have_the_new_order_already() -> None:
-    old = torch.randn(8, 3 * PLACES + ACTIONS)
-    weights = {OLD_LAYER: old, "world_model.proposal.whitening.mean": torch.zeros(PLACES)}
-    assert is_format_1(weights)
-    upgraded = upgrade_weights(weights, SLOTS, DIM, exported=False)
-    assert torch.equal(upgraded[FIRST_LAYER], old) and not is_format_1(upgraded)
+def old_module(name: str) -> str:
+    for old, new in MODULES.items():
+        if name == new or name.startswith(f"{new}."):
+            return old + name[len(new) :]
+    return name
 
 
-def test_an_exported_checkpoint_of_format_1_is_refused() -> None:
-    with pytest.raises(UserError, match="export its training checkpoint again"):
-        upgrade_weights({OLD_LAYER: torch.zeros(1, 1)}, SLOTS, DIM, exported=True)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("gauge.linear.weight", "state_decoder.linear.weight"),
-        ("world_model.steps.mlp.0.bias", "world_model.temporal_distance.mlp.0.bias"),
-        ("world_model.stepsize", "world_model.stepsize"),
-        ("backbone.gauge.weight", "backbone.gauge.weight"),
-    ],
-)
-def test_modules_are_renamed_by_whole_names(old: str, new: str) -> None:
-    assert current_module(old) == new
-
-
-def test_fields_are_renamed_where_they_belong_and_reported() -> None:
-    values = {"plan": {"steps": 2.0, "latent": 1.0}, "action": {"steps": 5}, "grounding": {"keep": 0.5}}
-    renamed, found = rename_fields(values, "x")
-    assert renamed == {
-        "plan": {"temporal_distance": 2.0, "latent": 1.0},
-        "action": {"steps": 5},
-        "encoder_adaptation": {"distillation": 0.5},
+def old_fields(values: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration as format 1 wrote it."""
+    names = {new: old for old, new in FIELDS.get(path, {}).items()} if path else OLD_SECTIONS
+    return {
+        names.get(name, name): old_fields(value, (*path, name)) if isinstance(value, dict) else value
+        for name, value in values.items()
     }
-    assert ("plan.steps", "plan.temporal_distance") in found and ("grounding", "encoder_adaptation") in found
+
+
+def slot_by_slot(weight: torch.Tensor, slots: int, state_dim: int) -> torch.Tensor:
+    """Columns in the oldest order, moved one at a time: state, change and goal of slot 0, then of slot 1, ..."""
+    moved, column = weight.clone(), 0
+    for slot in range(slots):
+        for part in range(3):
+            for number in range(state_dim):
+                moved[:, column] = weight[:, (part * slots + slot) * state_dim + number]
+                column += 1
+    return moved
+
+
+def make_old(path: Path, oldest: bool) -> Path:
+    """Rewrite a checkpoint as format 1; ``oldest``: from before the policy prior had a whitening."""
+    config = json.loads((path / "config.json").read_text())
+    weights = safetensors.torch.load((path / "weights.safetensors").read_bytes())
+    if oldest:
+        rows, columns = config["model"]["backbone"]["pooling"]["grid"]
+        state_dim = config["model"]["world_model"]["state_dim"]
+        weights[FIRST_LAYER] = slot_by_slot(weights[FIRST_LAYER], rows * columns, state_dim)
+        weights = {n: t for n, t in weights.items() if not n.startswith("world_model.policy_prior.whitening.")}
+    old = {old_module(name): tensor for name, tensor in weights.items()}
+    (path / "weights.safetensors").write_bytes(safetensors.torch.save(old))
+    (path / "config.json").write_text(json.dumps(old_fields(config)))
+    for name, new in FILES.items():
+        if (path / new).is_file():
+            (path / new).rename(path / name)
+    manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+    files = {file.name: sha256(file) for file in path.iterdir() if file.name != "manifest.json"}
+    left_out = tuple(map(old_module, manifest.left_out))
+    manifest = manifest.model_copy(update={"format": 1, "files": files, "left_out": left_out})
+    manifest.files["manifest.json"] = checkpoints._own_hash(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest.model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture
+def trained(toy_run: Path, tmp_path: Path) -> Path:
+    """A copy of the toy checkpoint that may be rewritten."""
+    loaded = load_checkpoint(toy_run / "action")
+    checkpoints.save_checkpoint(
+        tmp_path / "action", loaded.model, loaded.manifest, ood=loaded.ood, goal_bank=loaded.goal_bank
+    )
+    return tmp_path / "action"
+
+
+def test_every_old_name_has_one_new_name() -> None:
+    assert len(OLD_FIELDS) == sum(map(len, FIELDS.values()))
+    for old, new in MODULES.items():
+        assert current_module(f"{old}.x") == f"{new}.x" and current_module(f"{old}x.y") == f"{old}x.y"
+
+
+def test_a_whole_checkpoint_of_the_newer_order_is_read_as_it_was(trained: Path) -> None:
+    before = load_checkpoint(trained)
+    after = load_checkpoint(make_old(trained, oldest=False))
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(after.model.state_dict()[name], tensor), name
+    assert after.model.config == before.model.config
+    assert (after.ood is None) == (before.ood is None) and after.ood is not None
+    assert torch.equal(after.ood.whiten, before.ood.whiten)  # type: ignore[union-attr]
+
+
+def test_a_whole_checkpoint_of_the_oldest_order_is_put_in_order(trained: Path) -> None:
+    before = load_checkpoint(trained).model.state_dict()
+    after = load_checkpoint(make_old(trained, oldest=True)).model.state_dict()
+    assert torch.equal(after[FIRST_LAYER], before[FIRST_LAYER])
+    stored = safetensors.torch.load((trained / "weights.safetensors").read_bytes())
+    assert not torch.equal(stored["world_model.proposal.mlp.0.weight"], before[FIRST_LAYER])
+    assert not after["world_model.policy_prior.whitening.fitted"]
+
+
+def test_an_exported_checkpoint_of_format_1_is_refused_by_name(toy_run: Path, tmp_path: Path) -> None:
+    small = make_old(export(toy_run / "action", tmp_path / "small"), oldest=False)
+    with pytest.raises(UserError, match=r"small was exported with format 1, .*hnet export") as refused:
+        load_checkpoint(small)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_newer_format_is_refused_by_name(trained: Path) -> None:
+    amend_manifest(trained, format=99)
+    with pytest.raises(UserError, match=r"has format 99; this version reads formats 1 to 2"):
+        read_manifest(trained)
+
+
+def test_training_goes_on_from_an_old_checkpoint_and_writes_the_present_format(
+    trained: Path, toy_store: Path, tmp_path: Path
+) -> None:
+    old = make_old(trained, oldest=False)
+    last = run_pipeline(toy.config(), toy_store, tmp_path / "more", ("probe",), old, progress=False)
+    manifest = read_manifest(last)
+    assert manifest.format == checkpoints.FORMAT and manifest.trained()[-1] == "probe"
+    names = safetensors.torch.load((last / "weights.safetensors").read_bytes())
+    assert any(name.startswith("world_model.policy_prior.") for name in names)
+    assert not any(current_module(name) != name for name in names)
+
+
+def test_an_interrupted_run_of_format_1_goes_on(toy_store: Path, tmp_path: Path) -> None:
+    """Its pipeline.json and its saved state have old names; it ends with the weights of a run without a break."""
+    clean = run_pipeline(toy.config(), toy_store, tmp_path / "clean", ("pretrain",), progress=False)
+    stopped = tmp_path / "stopped"
+    run_pipeline(toy.config(), toy_store, stopped, ("pretrain",), progress=False)
+    pipeline = json.loads((stopped / "pipeline.json").read_text())
+    pipeline["settings"]["config"] = old_fields(pipeline["settings"]["config"])
+    (stopped / "pipeline.json").write_text(json.dumps(pipeline))
+    again = run_pipeline(toy.config(), toy_store, stopped, ("pretrain",), progress=False)
+    assert (again / "weights.safetensors").read_bytes() == (clean / "weights.safetensors").read_bytes()
+
+
+def test_old_field_names_are_accepted_with_one_line(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: fetch_push\nplan: {habit: 7, remembered: 3}\ngrounding: {steps: 5, keep: 0.25}\n")
+    with caplog.at_level(logging.WARNING):
+        config = load_config(str(file))
+    assert (config.plan.behaviour_prior, config.plan.goal_bank_size) == (7, 3)
+    assert config.encoder_adaptation is not None and config.encoder_adaptation.distillation == 0.25
+    [record] = caplog.records
+    said = record.getMessage()
+    assert "plan.habit is now called plan.behaviour_prior" in said and "\n" not in said
+    assert "grounding is now called encoder_adaptation" in said
+    assert "encoder_adaptation.keep is now called encoder_adaptation.distillation" in said
+
+
+def test_present_names_are_read_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_config("push_t")
+    assert not caplog.records
+
+
+def test_both_names_of_a_field_at_once_are_refused() -> None:
+    values = {**toy.config().model_dump(mode="json")}
+    values["plan"] = {"habit": 1.0, "behaviour_prior": 2.0}
     with pytest.raises(UserError, match=r"plan\.habit is the old name of plan\.behaviour_prior; give only one"):
-        rename_fields({"plan": {"habit": 1, "behaviour_prior": 2}}, "x")
+        parse_config(values, "mine")

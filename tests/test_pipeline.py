@@ -173,12 +173,12 @@ def test_a_run_from_before_a_setting_existed_goes_on_where_that_has_its_default(
     run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)
     file = tmp_path / "pipeline.json"
     content = json.loads(file.read_text())
-    del content["settings"]["config"]["encoder_adaptation"]["states"]
+    del content["settings"]["config"]["encoder_adaptation"]["state_supervision"]
     file.write_text(json.dumps(content))
     capsys.readouterr()
     run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"))
     assert "action: was finished before and is kept" in capsys.readouterr().out
-    told = toy.config(encoder_adaptation={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
+    told = toy.config(encoder_adaptation={"state_supervision": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
     with pytest.raises(UserError, match=r"other settings \(config.encoder_adaptation.state_supervision\)"):
         run_pipeline(told, toy_store, tmp_path, ("pretrain", "action"), progress=False)
 

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hnet_vjepa.config import Config, PhaseConfig
+from hnet_vjepa.config import Config, StageConfig
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
@@ -62,7 +62,7 @@ class _PhaseLoss(nn.Module):
         return torch.stack([term.float() for term in terms.values()]).sum(), {k: v.detach() for k, v in terms.items()}
 
 
-def learning_rate(step: int, config: PhaseConfig) -> float:
+def learning_rate(step: int, config: StageConfig) -> float:
     """Linear warm-up, then half a cosine to zero."""
     warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:
@@ -195,7 +195,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     trained: list[nn.Parameter],
     sampler: ClipSampler,
-    config: PhaseConfig,
+    config: StageConfig,
     step: int,
 ) -> tuple[dict[str, Tensor], float]:
     """One optimiser step over ``accumulate`` parts of the global batch; the loss terms and the gradient's norm."""

@@ -57,10 +57,10 @@ def test_the_error_of_actions_is_that_of_the_inverse_dynamics(toy_store: Path) -
 def test_what_is_recalled_of_a_frame_comes_of_that_frame_alone(toy_store: Path) -> None:
     """Otherwise a frame could forget what its neighbours show."""
     model, batch = started(EpisodeStore(toy_store))
-    recalled = EncoderAdaptation._retrieve(model, model.backbone(batch.video)).unflatten(0, batch.video.shape[:2])
+    recalled = EncoderAdaptation._reconstruct(model, model.backbone(batch.video)).unflatten(0, batch.video.shape[:2])
     changed = batch.video.clone()
     changed[:, -1] = 0
-    after = EncoderAdaptation._retrieve(model, model.backbone(changed)).unflatten(0, batch.video.shape[:2])
+    after = EncoderAdaptation._reconstruct(model, model.backbone(changed)).unflatten(0, batch.video.shape[:2])
     torch.testing.assert_close(after[:, 0], recalled[:, 0])
     assert not torch.allclose(after[:, -1], recalled[:, -1], atol=1e-3)
 
@@ -75,18 +75,18 @@ def test_the_target_stands_still(toy_store: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("keep", [0.0, 4.0])
-def test_what_was_shown_before_is_kept_where_that_is_asked(keep: float, toy_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("distillation", [0.0, 4.0])
+def test_distillation_keeps_what_chunks_showed_before(distillation: float, toy_store: Path, tmp_path: Path) -> None:
     """The predictor finds the old chunks in the new ones, of clips it was not trained on, better than their mean."""
     store = EpisodeStore(toy_store)
-    model, _ = started(store, keep=keep, steps=300, learning_rate=0.003, clip_frames=3)
+    model, _ = started(store, distillation=distillation, steps=300, learning_rate=0.003, clip_frames=3)
     train(EncoderAdaptation(), model, store, tmp_path, progress=False)
     sampler = ClipSampler(store, model.robot.action, "held_out", 3, seed=0)
     video = sampler.clips(range(len(sampler))).video
     with torch.no_grad():
         wanted = standardised(model.target(video).tokens.flatten(0, 1))
-        error = float((EncoderAdaptation._retrieve(model, model.backbone(video)) - wanted).square().mean())
-    assert error < 0.9 if keep else error > 1
+        error = float((EncoderAdaptation._reconstruct(model, model.backbone(video)) - wanted).square().mean())
+    assert error < 0.9 if distillation else error > 1
 
 
 def test_the_action_phase_begins_with_it_and_says_what_it_came_to(toy_store: Path, tmp_path: Path) -> None:
@@ -118,7 +118,9 @@ def test_what_it_is_told_the_planning_state_shows_and_without_weights_nothing_el
 ) -> None:
     """The square's place, in episodes that the training did not see, read off by the map that it was taught with."""
     store = EpisodeStore(toy_store)
-    model, _ = started(store, inverse=0, keep=0, states=1, clip_frames=1, steps=250, learning_rate=0.003)
+    model, _ = started(
+        store, inverse=0, distillation=0, state_supervision=1, clip_frames=1, steps=250, learning_rate=0.003
+    )
     others = {
         name: tensor.clone()
         for name, tensor in model.state_dict().items()
@@ -135,7 +137,9 @@ def test_what_it_is_told_the_planning_state_shows_and_without_weights_nothing_el
 
 
 def test_who_is_told_says_so_and_an_export_leaves_behind_what_read_it(toy_store: Path, tmp_path: Path) -> None:
-    config = toy.config(encoder_adaptation={"states": 1.0, "steps": 2}, pretrain={"steps": 1}, action={"steps": 1})
+    config = toy.config(
+        encoder_adaptation={"state_supervision": 1.0, "steps": 2}, pretrain={"steps": 1}, action={"steps": 1}
+    )
     last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
     small = export(last, tmp_path / "small")
     assert "state_decoder" in read_manifest(small).left_out
@@ -145,7 +149,14 @@ def test_who_is_told_says_so_and_an_export_leaves_behind_what_read_it(toy_store:
 def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_store: Path, tmp_path: Path) -> None:
     """After the action phase, in other episodes: by the map that grounding began with, one step and three ahead."""
     store = EpisodeStore(toy_store)
-    settings = {"inverse": 0, "keep": 0, "states": 1, "clip_frames": 1, "steps": 250, "learning_rate": 0.003}
+    settings = {
+        "inverse": 0,
+        "distillation": 0,
+        "state_supervision": 1,
+        "clip_frames": 1,
+        "steps": 250,
+        "learning_rate": 0.003,
+    }
     action = {"steps": 200, "clip_frames": 5, "learning_rate": 0.003, "frozen_encoder": True}
     config = toy.config(encoder_adaptation=settings, pretrain={"steps": 1}, action=action, heads={"steps": 1})
     model = load_checkpoint(run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)).model
@@ -176,7 +187,9 @@ def test_the_energy_of_what_was_told_is_the_distance_that_the_map_reads_and_is_p
         "iterations": 3,
         "elites": 4,
     }
-    config = toy.config(encoder_adaptation={"states": 1.0}, pretrain={"steps": 1}, action={"steps": 2}, plan=plan)
+    config = toy.config(
+        encoder_adaptation={"state_supervision": 1.0}, pretrain={"steps": 1}, action={"steps": 2}, plan=plan
+    )
     last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
     small = export(last, tmp_path / "small")  # without the map it could not plan
     assert "state_decoder" not in read_manifest(small).left_out
@@ -194,7 +207,8 @@ def test_the_energy_of_what_was_told_is_the_distance_that_the_map_reads_and_is_p
 
 def test_nothing_is_measured_with_that_was_not_told() -> None:
     with pytest.raises(
-        UserError, match=r"plan.decoded_state = 1.0: nothing is told; set encoder_adaptation.state_supervision to 1"
+        UserError,
+        match=r"plan.decoded_state = 1.0: the state is not supervised; set encoder_adaptation.state_supervision to 1",
     ):
         toy.config(plan={"decoded_state": 1.0})
 
@@ -204,7 +218,7 @@ def test_a_recording_without_a_state_can_not_tell_it(tmp_path: Path) -> None:
     info = StoreInfo(source="toy", camera=toy.CAMERA, action=toy.SPEC, shards=1, labels=toy.LABELS, settings={})
     create_store(tmp_path / "store", info)
     write_shard(tmp_path / "store", 0, info, episodes)
-    config = toy.config(encoder_adaptation={"states": 1.0})
+    config = toy.config(encoder_adaptation={"state_supervision": 1.0})
     with pytest.raises(
         UserError, match=r"records no state, which encoder_adaptation.state_supervision would learn from; set it to 0"
     ):
@@ -214,7 +228,7 @@ def test_a_recording_without_a_state_can_not_tell_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "says"),
-    [({"clip_frames": 2}, "takes 3 frames or more"), ({"inverse": 0, "keep": 1}, "it would learn nothing")],
+    [({"clip_frames": 2}, "takes 3 frames or more"), ({"inverse": 0, "distillation": 1}, "it would learn nothing")],
 )
 def test_sections_that_can_not_be_learnt_from_are_refused(section: dict[str, float], says: str) -> None:
     with pytest.raises(UserError, match=says):

@@ -52,7 +52,7 @@ def assert_same_weights(a: HNetVJEPA, b: HNetVJEPA) -> None:
 def test_a_phase_learns_and_changes_only_its_own_modules(name: Stage, toy_store: Path, tmp_path: Path) -> None:
     # Errors of actions differ much from clip to clip; over eight of them thirty steps would not show.
     steadier: dict[str, float] = {"batch_size": 64} if name in ("encoder_adaptation", "heads") else {}
-    steadier |= {"keep": 4.0} if name == "encoder_adaptation" else {}
+    steadier |= {"distillation": 4.0} if name == "encoder_adaptation" else {}
     config = toy.config(**{name: {"steps": 30, "learning_rate": 0.003} | steadier})
     store = EpisodeStore(toy_store)
     set_seed(0)
