@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import config_tables
 from benchmarks.chunking import tables as chunking
 from benchmarks.planner import tables as planner
 from benchmarks.record import RESULTS, ROOT, read_result
@@ -241,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sims-diagnosis": sims_diagnosis,
     **{name: partial(planner_table, make) for name, make in planner.TABLES.items()},
     **{name: partial(of_parts, "chunking", make) for name, make in chunking.TABLES.items()},
+    **config_tables.TABLES,
 }
 
 
@@ -253,7 +255,8 @@ def _table(name: str) -> str:
     if name not in TABLES:
         raise one_of("table", name, TABLES)
     benchmark, _, _ = name.partition("-")
-    table = TABLES[name]() if (RESULTS / f"{benchmark}.json").is_file() else ""
+    known = name in config_tables.TABLES or (RESULTS / f"{benchmark}.json").is_file()
+    table = TABLES[name]() if known else ""
     return f"\n{table}\n" if table else ""
 
 
