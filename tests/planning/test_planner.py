@@ -235,6 +235,7 @@ def test_bad_queries_are_refused_by_name(planner: WorldModelPlanner, change: dic
         planner.plan([query(**change)])
 
 
+@pytest.mark.slow
 def test_goals_whose_phase_was_not_trained_are_refused(toy_store: Path, tmp_path: Path) -> None:
     from hnet_vjepa.pipeline import run_pipeline
 

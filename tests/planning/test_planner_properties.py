@@ -24,6 +24,8 @@ from hnet_vjepa.planning.planner import WorldModelPlanner, load_planner
 from hnet_vjepa.specs import ActionSpec
 from tests import toy
 
+pytestmark = pytest.mark.slow  # hypothesis asks hundreds of plans
+
 DIM, ACTIVE, STATE = 7, 2, (4, 8)
 ROBOTS = 5  # of each example
 FEW = SearchSettings(candidates=4, iterations=2, horizon=2, elites=2)
@@ -90,7 +92,6 @@ def assert_gentle(actions: NDArray[np.float32], spec: ActionSpec) -> None:
         assert (np.abs(command[:, moving]).sum(1) <= spec.l1 + slack[moving].sum()).all(), spec
 
 
-@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_no_plan_leaves_the_bounds_of_any_robot(checkpoint: Checkpoint, seed: int) -> None:
@@ -146,7 +147,6 @@ def queries(draw: st.DrawFn) -> PlanQuery:
     )
 
 
-@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(queries())
 def test_finite_input_gives_a_finite_plan_inside_the_bounds(planner: WorldModelPlanner, query: PlanQuery) -> None:
@@ -195,7 +195,6 @@ def test_composed_goals_and_costs_too(planner: WorldModelPlanner, query: PlanQue
         assert ((result.avoid_probability >= 0) & (result.avoid_probability <= 1)).all()
 
 
-@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(queries(), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_the_order_of_a_batch_does_not_matter(

@@ -61,6 +61,7 @@ def test_the_manifest_holds_the_words_of_the_captions(phase: str, words: tuple[s
     assert load_checkpoint(toy_run / phase).manifest.words == words
 
 
+@pytest.mark.slow
 def test_fine_tuning_adds_words_and_pretraining_again_forgets_them(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
