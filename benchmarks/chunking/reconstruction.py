@@ -21,11 +21,11 @@ from torch import Tensor
 
 from benchmarks.record import ROOT, merge_result
 from hnet_vjepa.checkpoint import load_checkpoint
+from hnet_vjepa.data.batch import clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.data.summary import encode_png
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.measure import clip_batches
 from hnet_vjepa.utils.files import write_bytes_atomic
 
 COMMAND = "python -m benchmarks.chunking --part reconstruction"
@@ -104,7 +104,9 @@ def main(words: Sequence[str]) -> None:
     if trained != ("pretrain",):
         raise UserError(f"{options.checkpoint} was trained in {', '.join(trained) or 'no phase'}; needs pretrain alone")
     store = EpisodeStore(options.data, model.config.data.folds, model.config.data.held_out_fold)
-    video = torch.cat([batch.video for batch in clip_batches(model, store, "held_out", 1, FRAMES)])
+    video = torch.cat(
+        [batch.video for batch in clip_batches(store, model.robot.action, "held_out", 1, model.device, FRAMES)]
+    )
     rebuilt = rebuild(model, video)
     metrics = {
         "reconstruction_explained_chunks": explained(rebuilt.wanted, rebuilt.chunks),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from benchmarks.chunking import study
 from benchmarks.record import merge_result
 from hnet_vjepa.config import PoolingConfig
-from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.batch import Batch, clip_batches
 from hnet_vjepa.data.store import Episode, EpisodeStore, create_store, write_shard
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.losses.auxiliaries import saliency_loss
@@ -39,7 +39,6 @@ from hnet_vjepa.models.hnet.routing import Routing
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.planning.planner import WorldModelPlanner
-from hnet_vjepa.trainers.measure import clip_batches
 from hnet_vjepa.utils.files import write_json_atomic
 from sims.core.collect import SHARD_EPISODES, record, store_info
 from sims.core.registry import get_task
@@ -187,7 +186,7 @@ class Cell:
 def divergence_measured(model: HNetVJEPA, store: EpisodeStore) -> float:
     """Mean divergence on held-out frames."""
     found = []
-    for batch in clip_batches(model, store, "held_out", 1, study.FRAMES):
+    for batch in clip_batches(store, model.robot.action, "held_out", 1, model.device, study.FRAMES):
         found.append(float(divergence(model, model.backbone(batch.video), batch.states)))
     return float(np.mean(found))
 

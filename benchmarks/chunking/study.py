@@ -38,6 +38,7 @@ from benchmarks.recipes import RECIPES
 from benchmarks.record import merge_result
 from hnet_vjepa.checkpoint import Checkpoint, Manifest, PhaseRecord, read_manifest, save_checkpoint
 from hnet_vjepa.config import Config, load_config
+from hnet_vjepa.data.batch import clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.hnet.tokenizers import BudgetedChunks
@@ -48,7 +49,7 @@ from hnet_vjepa.planning.planner import WorldModelPlanner
 from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.engine import train
 from hnet_vjepa.trainers.heads import Heads
-from hnet_vjepa.trainers.measure import clip_batches, fit_readout, sampled_states
+from hnet_vjepa.trainers.linear_probe import fit_probe, sampled_states
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.trainers.pretrain import Pretrain
 from hnet_vjepa.trainers.probe_train import Probe
@@ -295,7 +296,7 @@ def places_read(task: Task, checkpoint: Checkpoint, store: EpisodeStore) -> tupl
     """Points of object and robot: held-out frames in which a linear read-out of the planning state finds the place."""
     features, states = sampled_states(checkpoint.model, store, False, FRAMES)
     train, held_out = (states[half][:, : len(task.states)] for half in ("train", "held_out"))
-    error = fit_readout(features["train"], train)(features["held_out"]) - held_out
+    error = fit_probe(features["train"], train)(features["held_out"]) - held_out
     thing, robot = (
         100 * float((np.linalg.norm(error[:, columns], axis=1) <= READ[task.name]).mean())
         for columns in (bodies(task)[task.subject], robot_of(task))
@@ -327,7 +328,9 @@ def labels_read(checkpoint: Checkpoint, store: EpisodeStore) -> float:
     recorded = np.concatenate([e.labels for e in store.split("train") if e.labels is not None])
     share = np.clip(recorded.mean(0), 1e-3, 1 - 1e-3)
     said, true = [], []
-    for batch in clip_batches(model, store, "held_out", model.config.probe.clip_frames, FRAMES):
+    for batch in clip_batches(
+        store, model.robot.action, "held_out", model.config.probe.clip_frames, model.device, FRAMES
+    ):
         logits = model.probe(model.read(model.states(batch.video)[0])).double().cpu().numpy()
         said.append(logits > np.log(share / (1 - share)))
         true.append(batch.labels.cpu().numpy() > 0)
@@ -340,7 +343,7 @@ def calibrate(checkpoint: Checkpoint, store: EpisodeStore) -> None:
     routing = checkpoint.model.backbone.routing
     if isinstance(routing, BudgetedChunks):
         routing.train()
-        for batch in clip_batches(checkpoint.model, store, "train", 1, FRAMES):
+        for batch in clip_batches(store, checkpoint.model.robot.action, "train", 1, checkpoint.model.device, FRAMES):
             checkpoint.model.backbone(batch.video)
         routing.eval()
 
@@ -350,7 +353,7 @@ def live_tokens(checkpoint: Checkpoint, store: EpisodeStore) -> tuple[float, flo
     """Mean and spread of the number of tokens of a held-out frame that are no padding."""
     counts = [
         (~checkpoint.model.backbone(batch.video).chunk_mask).sum(-1).flatten()
-        for batch in clip_batches(checkpoint.model, store, "held_out", 1, FRAMES)
+        for batch in clip_batches(store, checkpoint.model.robot.action, "held_out", 1, checkpoint.model.device, FRAMES)
     ]
     live = torch.cat(counts).double()
     return float(live.mean()), float(live.std())

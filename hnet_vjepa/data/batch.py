@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,38 +20,47 @@ from hnet_vjepa.specs import ActionSpec
 
 PIXEL_MEAN = 0.5
 PIXEL_STD = 0.5
+CLIPS = 1500  # per split; enough for a linear probe of a few hundred dimensions
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips of T frames. ``keys`` names each draw, for choices that must depend on the sample alone.
+    """B clips of T frames, as pictures (``frames``) or, where the backbone is frozen, as its tokens (``features``).
 
-    ``video`` and ``later`` are pictures or, where the backbone does not learn, its tokens of them (S x D each).
+    ``keys`` names each draw, for choices that must depend on the sample alone.
     """
 
-    video: Tensor  # B x T x H x W x 3, float, normalised; or B x T x S x D
+    frames: Tensor | None  # B x T x H x W x 3, float, normalised
+    features: Tensor | None  # B x T x S x D
     hindsight_goal: (
-        Tensor  # B x H x W x 3 or B x S x D, a frame of the rest of each clip's episode: what was reached in the end
-    )
+        Tensor | None
+    )  # B x 1 x ..., a later frame of each clip's episode, of the same kind; where asked for
     actions: Tensor  # B x (T - 1) x A, active dimensions, normalised
-    captions: list[tuple[str, ...]]  # B tuples of sentences that are true of the last frame
+    text: list[tuple[str, ...]]  # B tuples of captions that are true of the last frame
     labels: Tensor  # B x L float, what holds at the last frame (L may be 0)
-    states: Tensor  # B x T x S float (S may be 0), measured with; grounding may learn from it
+    states: Tensor  # B x T x N float (N may be 0), recorded: for linear probes and state supervision
     keys: list[int]
+
+    @property
+    def video(self) -> Tensor:
+        """The clips' pictures, B x T x H x W x 3. Raises ValueError for a batch of features."""
+        if self.frames is None:
+            raise ValueError("this batch holds the backbone's features, not frames")
+        return self.frames
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        move = {
-            name: getattr(self, name).to(device) for name in ("video", "hindsight_goal", "actions", "labels", "states")
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return Batch(captions=self.captions, keys=self.keys, **move)
+        return dataclasses.replace(self, **moved)
 
 
 def normalise_frames(frames: NDArray[np.uint8] | Tensor) -> Tensor:
     """Pixels 0..255 (... x 3, uint8) to floats of mean about 0 and range -1..1."""
-    pixels = (
-        torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames
-    )  # torch wants its own copy
+    pixels = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames  # a copy, for torch
     return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD
 
 
@@ -66,10 +77,10 @@ class ClipSampler:
     """Draw clips of ``frames`` frames from the episodes of a split.
 
     Epoch e visits every clip once, in an order that depends on (seed, e) alone, so that a resumed run and a run on
-    another number of ranks see the same batches. ``shift`` and ``brightness`` are those of
-    ``transforms.augment``. Raises UserError when no episode is long enough.
+    another number of ranks see the same batches. ``shift`` and ``brightness`` are those of ``transforms.augment``.
+    ``hindsight``: batches have a hindsight goal. Raises UserError when no episode is long enough.
 
-    Attributes: ``tokens``, by episode index T x S x D; when it is set, clips are made of these and not of pictures.
+    Attributes: ``features``, by episode index T x S x D; when they are set, clips are made of these and not of frames.
     """
 
     def __init__(
@@ -81,9 +92,11 @@ class ClipSampler:
         seed: int,
         shift: int = 0,
         brightness: float = 0.0,
+        hindsight: bool = False,
     ) -> None:
         self.spec, self.frames, self.seed, self.shift, self.brightness = spec, frames, seed, shift, brightness
-        self.tokens: dict[int, Tensor] | None = None
+        self.hindsight = hindsight
+        self.features: dict[int, Tensor] | None = None
         self.episodes = [e for e in store.split(split) if len(e) >= frames]
         if not self.episodes:
             longest = max(len(e) for e in store.episodes)
@@ -121,25 +134,28 @@ class ClipSampler:
         stack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32))  # noqa: E731
         last = [s + self.frames - 1 for _, s in places]
         empty = np.zeros(0, np.float32)
-        hindsight_goal = [_later(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
-        video = self._seen(
-            [(e, [*range(r.start, r.stop), t]) for (e, r), t in zip(rows, hindsight_goal, strict=True)], keys
-        )
+        shown = [(e, [*range(r.start, r.stop)]) for e, r in rows]
+        if self.hindsight:
+            goals = [_later_frame(self.seed, key, t, len(e)) for key, t, (e, _) in zip(keys, last, rows, strict=True)]
+            shown = [(e, [*numbers, goal]) for (e, numbers), goal in zip(shown, goals, strict=True)]
+        clips = self._clips(shown, keys)
+        clips, goal_frames = (clips[:, :-1], clips[:, -1:]) if self.hindsight else (clips, None)
         return Batch(
-            video=video[:, :-1],
-            hindsight_goal=video[:, -1],
+            frames=clips if self.features is None else None,
+            features=None if self.features is None else clips,
+            hindsight_goal=goal_frames,
             actions=stack([normalise_actions(e.actions[r.start : r.stop - 1], self.spec) for e, r in rows]),
-            captions=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
+            text=[e.captions[t] for (e, _), t in zip(rows, last, strict=True)],
             labels=stack([empty if e.labels is None else e.labels[t] for (e, _), t in zip(rows, last, strict=True)]),
             states=stack([np.zeros((self.frames, 0)) if e.states is None else e.states[r] for e, r in rows]),
             keys=keys,
         )
 
-    def _seen(self, shown: Sequence[tuple[Episode, list[int]]], keys: list[int]) -> Tensor:
-        """Frames by number of B episodes: pictures B x T x H x W x 3 or tokens B x T x S x D."""
-        if self.tokens is not None:
-            return torch.stack([self.tokens[e.index][frames] for e, frames in shown]).float()
-        clips = np.stack([e.frames[frames] for e, frames in shown])
+    def _clips(self, shown: Sequence[tuple[Episode, list[int]]], keys: list[int]) -> Tensor:
+        """Frames by number of B episodes: pictures B x T x H x W x 3 or features B x T x S x D."""
+        if self.features is not None:
+            return torch.stack([self.features[e.index][numbers] for e, numbers in shown]).float()
+        clips = np.stack([e.frames[numbers] for e, numbers in shown])
         return normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness))
 
     def _clip_of(self, key: int) -> int:
@@ -147,7 +163,7 @@ class ClipSampler:
         return int(_order(self.seed, epoch, len(self))[place])
 
 
-def _later(seed: int, key: int, last: int, length: int) -> int:
+def _later_frame(seed: int, key: int, last: int, length: int) -> int:
     """A frame number from ``last`` to the end of an episode, the same for the same draw."""
     return int(np.random.default_rng([seed, key, 1]).integers(last, length))
 
@@ -155,3 +171,13 @@ def _later(seed: int, key: int, last: int, length: int) -> int:
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, clips: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(clips)
+
+
+def clip_batches(
+    store: EpisodeStore, spec: ActionSpec, split: Split, frames: int, device: torch.device, limit: int = CLIPS
+) -> Iterator[Batch]:
+    """At most ``limit`` clips of a split, evenly spread over its episodes, in batches on a device."""
+    sampler = ClipSampler(store, spec, split, frames, seed=0)
+    numbers = np.unique(np.linspace(0, len(sampler) - 1, min(limit, len(sampler))).astype(int))
+    for start in range(0, len(numbers), 100):
+        yield sampler.clips(numbers[start : start + 100].tolist()).to(device)

@@ -64,11 +64,17 @@ class HNetVJEPA(nn.Module):
         chunks = self.backbone(video, cache=cache)
         return self.world_model.readout(chunks.tokens).float(), chunks.mask
 
-    def states_of(self, clips: Tensor) -> Tensor:
-        """Planning states B x T x S x d of a batch's clips: pictures, or the backbone's tokens (see Batch)."""
-        if clips.ndim == 4:
-            return self.world_model.readout(clips).float()
-        return self.states(clips)[0]
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def clip_states(self, frames: Tensor | None, features: Tensor | None) -> Tensor:
+        """Planning states B x T x S x d of clips: frames B x T x H x W x 3, or the backbone's tokens B x T x S x D."""
+        if features is not None:
+            return self.world_model.readout(features).float()
+        assert frames is not None
+        return self.states(frames)[0]
 
     def read(self, states: Tensor) -> Tensor:
         """What the language and probe heads read at the last of T states: B x T x S x d -> B x S x 2d.

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.config import PhaseName, Stage
-from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.batch import Batch, clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.inverse import inverse_loss
 from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
-from hnet_vjepa.trainers.language_align import language_loss
-from hnet_vjepa.trainers.measure import caption_retrieval, label_precision, open_loop_error
-from hnet_vjepa.trainers.probe_train import probe_loss
+from hnet_vjepa.trainers.language_align import caption_retrieval, language_loss
+from hnet_vjepa.trainers.linear_probe import fit_probe, median_cm, probe_error, sampled_states
+from hnet_vjepa.trainers.probe_train import label_precision, probe_loss
+
+HORIZON = 10  # steps of the open-loop error
 
 
 class Action:
@@ -29,6 +31,7 @@ class Action:
     """
 
     name: Stage = "action"
+    hindsight = False
 
     def __init__(self, rehearse: tuple[PhaseName, ...] = ()) -> None:
         self.rehearse = rehearse
@@ -62,7 +65,7 @@ class Action:
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
         """Squared errors of prediction in the planning state, and what keeps the state informative."""
         config, world = model.config.action, model.world_model
-        states = model.states_of(batch.video)  # B x T x S x d
+        states = model.clip_states(batch.frames, batch.features)  # B x T x S x d
         # The first frame has no past, so it says nothing of the motion that the first prediction starts with.
         prev_state, now, after = (x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:]))
         prev_action, actions = batch.actions[:, :-1], batch.actions[:, 1:]
@@ -85,7 +88,7 @@ class Action:
             )
             losses["states"] = model.config.encoder_adaptation.state_supervision * (seen + foreseen)
         if config.rehearsal and "language" in self.rehearse:
-            terms = language_loss(model, model.read(states.detach()), batch.captions, batch.keys)
+            terms = language_loss(model, model.read(states.detach()), batch.text, batch.keys)
             losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()
         if config.rehearsal and "probe" in self.rehearse:
             terms = probe_loss(model, model.read(states.detach()), batch.labels)
@@ -100,3 +103,38 @@ class Action:
         if "probe" in self.rehearse:
             metrics |= label_precision(model, store)
         return metrics
+
+
+@torch.no_grad()
+def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+    """Mean absolute error of the imagined planning state after 1..10 steps, beside "nothing moves".
+
+    Where the data records positions in metres, the same error read out linearly in centimetres.
+    """
+    longest = max(len(e) for e in store.split("held_out")) if store.split("held_out") else 0
+    frames = min(HORIZON + 2, longest)  # two to start from
+    errors, still, positions, starts = [], [], [], []
+    for batch in clip_batches(store, model.robot.action, "held_out", frames, model.device, limit=400):
+        states = model.states(batch.video)[0]
+        imagined = rollout(
+            model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 0], batch.actions[:, 1:]
+        )
+        errors.append((imagined - states[:, 2:]).abs().mean((2, 3)))
+        still.append((states[:, 1:2] - states[:, 2:]).abs().mean((2, 3)))
+        starts.append(batch.states[:, 1].double().cpu().numpy())
+        positions.append((imagined.flatten(2).double().cpu().numpy(), batch.states[:, 2:].double().cpu().numpy()))
+    error, baseline = torch.cat(errors).mean(0), torch.cat(still).mean(0)
+    metrics = {f"open_loop/{h + 1}": float(error[h]) for h in range(frames - 2)}
+    metrics |= {f"nothing_moves/{h + 1}": float(baseline[h]) for h in range(frames - 2)}
+    metrics["open_loop_ratio"] = float((error / baseline.clamp(min=1e-9)).mean())
+    metres = [i for i, name in enumerate(store.info.states) if name.endswith("[m]")]
+    if metres:
+        features, recorded = sampled_states(model, store, chunks=False)
+        metrics |= {f"state_{k}": v for k, v in probe_error(features, recorded, store.info.states).items()}
+        read, start = fit_probe(features["train"], recorded["train"]), np.concatenate(starts)
+        for h in range(frames - 2):
+            imagined_there = np.concatenate([read(imagined[:, h]) for imagined, _ in positions])
+            there = np.concatenate([recorded_there[:, h] for _, recorded_there in positions])
+            metrics[f"open_loop_cm/{h + 1}"] = median_cm((imagined_there - there)[:, metres])
+            metrics[f"nothing_moves_cm/{h + 1}"] = median_cm((start - there)[:, metres])
+    return metrics

@@ -10,11 +10,11 @@ from torch import Tensor
 from hnet_vjepa.calibration.goal_bank import GoalBank
 from hnet_vjepa.calibration.ood import OODDetector, describe
 from hnet_vjepa.config import PhaseName
+from hnet_vjepa.data.batch import clip_batches
 from hnet_vjepa.data.store import EpisodeStore, Split
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.losses.state_energy import StateEnergy
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.measure import clip_batches
 
 REACHED_QUANTILE = 0.05
 TEXT_QUANTILE = 0.05
@@ -40,7 +40,7 @@ def reached_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
     as far as the camera can tell.
     """
     energy, energies = StateEnergy.of(model), []
-    for batch in clip_batches(model, store, "held_out", 2):
+    for batch in clip_batches(store, model.robot.action, "held_out", 2, model.device):
         states, masks = model.states(batch.video)
         before, after = (states[:, t] for t in (0, 1))
         energies.append(energy(before, after, masks[:, 0], masks[:, 1]))
@@ -54,9 +54,9 @@ def reached_text_energy(model: HNetVJEPA, store: EpisodeStore) -> float:
     What is said of a place holds in a whole region; only well inside it has the robot surely arrived.
     """
     energies = []
-    for batch in clip_batches(model, store, "held_out", model.config.language.clip_frames):
+    for batch in clip_batches(store, model.robot.action, "held_out", model.config.language.clip_frames, model.device):
         video = model.projector(model.read(model.states(batch.video)[0]))
-        for row, sentences in zip(video, batch.captions, strict=True):
+        for row, sentences in zip(video, batch.text, strict=True):
             if sentences:
                 energies.append(text_energy(row, model.text.encode(sentences)))
     return float(torch.cat(energies).quantile(TEXT_QUANTILE))
@@ -67,7 +67,7 @@ def fit_ood_detector(model: HNetVJEPA, store: EpisodeStore) -> OODDetector:
     """Fit the Gaussian to training pictures and the limit to held-out ones."""
 
     def seen(split: Split) -> Tensor:
-        batches = clip_batches(model, store, split, 1, limit=PICTURES)
+        batches = clip_batches(store, model.robot.action, split, 1, model.device, limit=PICTURES)
         return torch.cat([describe(model.backbone(batch.video).cells[:, 0]).cpu() for batch in batches]).double()
 
     known = seen("train")
@@ -82,5 +82,5 @@ def fit_ood_detector(model: HNetVJEPA, store: EpisodeStore) -> OODDetector:
 @torch.no_grad()
 def build_goal_bank(model: HNetVJEPA, store: EpisodeStore) -> GoalBank:
     """Keep ``plan.goal_bank_size`` states, of pictures spread evenly over the training episodes."""
-    batches = clip_batches(model, store, "train", 1, limit=model.config.plan.goal_bank_size)
+    batches = clip_batches(store, model.robot.action, "train", 1, model.device, limit=model.config.plan.goal_bank_size)
     return GoalBank(torch.cat([model.states(batch.video)[0][:, 0].cpu() for batch in batches]))

@@ -13,9 +13,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from hnet_vjepa.data.batch import clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.measure import clip_batches, effective_rank
+from hnet_vjepa.trainers.linear_probe import effective_rank
 
 PICTURES = 64  # enough to tell a rank of 2 from one of 20, and as dear as half a training step
 # Measured on simulated robots (64 numbers a slot): fresh networks deviate by 0.02 to 0.10, healthy ones by no less than
@@ -85,7 +86,9 @@ class Watch:
 
     def __init__(self, phase: Watched, model: HNetVJEPA, store: EpisodeStore, before: Sequence[Spread] = ()) -> None:
         self.phase, self.model = phase, model
-        self.video = next(clip_batches(model, store, "train", 1, PICTURES)).video  # B x 1 x H x W x 3
+        self.video = next(
+            clip_batches(store, model.robot.action, "train", 1, model.device, PICTURES)
+        ).video  # B x 1 x H x W x 3
         self.history = list(before)  # of a run that was interrupted
 
     @torch.no_grad()

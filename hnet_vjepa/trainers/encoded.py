@@ -51,7 +51,7 @@ def encode_once(model: HNetVJEPA, sampler: ClipSampler, encoded: Encoded) -> boo
     bytes_needed = frames * model.config.model.backbone.slots * backbone.dim * torch.finfo(torch.float16).bits // 8
     if learns or backbone.encoder.history or sampler.shift or sampler.brightness or bytes_needed > LARGEST:
         return False
-    sampler.tokens = encoded.by(model, sampler.episodes)
+    sampler.features = encoded.by(model, sampler.episodes)
     return True
 
 

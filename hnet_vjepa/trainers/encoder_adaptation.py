@@ -16,7 +16,7 @@ from hnet_vjepa.losses.inverse import inverse_loss
 from hnet_vjepa.losses.vicregl import gather_rows
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks
-from hnet_vjepa.trainers.measure import linear_readout, sampled_states
+from hnet_vjepa.trainers.linear_probe import probe_error, sampled_states
 from hnet_vjepa.trainers.pretrain import slot_places
 
 LEAST_STD = 1e-3  # deviation of a target below which it is a constant
@@ -36,6 +36,7 @@ class EncoderAdaptation:
     """
 
     name: Stage = "encoder_adaptation"
+    hindsight = False
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Backbone and read-out, and what the terms of the loss that have a weight need besides."""
@@ -92,7 +93,7 @@ class EncoderAdaptation:
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """Held-out read-out of the recorded state from the chunks, as pretraining's."""
         features, states = sampled_states(model, store, chunks=True)
-        found = linear_readout(features, states, store.info.states) if states["train"].shape[1] else {}
+        found = probe_error(features, states, store.info.states) if states["train"].shape[1] else {}
         return {f"grounded_{name}": value for name, value in found.items()}
 
 

@@ -112,7 +112,14 @@ def train(
     check_data(phase, model.config, store)
     data = model.config.data
     sampler = ClipSampler(
-        store, model.robot.action, "train", config.clip_frames, model.config.seed, data.shift, data.brightness
+        store,
+        model.robot.action,
+        "train",
+        config.clip_frames,
+        model.config.seed,
+        data.shift,
+        data.brightness,
+        phase.hindsight,
     )
     accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
     model.requires_grad_(False)

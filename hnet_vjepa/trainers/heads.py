@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.config import Stage
-from hnet_vjepa.data.batch import Batch
+from hnet_vjepa.data.batch import Batch, clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.macro_dynamics import macro_dynamics_loss
 from hnet_vjepa.losses.policy_prior import policy_prior_loss
 from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.measure import policy_prior_error, sampled_states
+from hnet_vjepa.trainers.linear_probe import sampled_states
 
 WHITENED = 6000  # pictures that whitenings are fitted on, for a few hundred directions
 
@@ -26,6 +26,7 @@ class Heads:
     """
 
     name: Stage = "heads"
+    hindsight = True
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Those of the world model that plans are led by."""
@@ -54,8 +55,10 @@ class Heads:
         """How far apart states are, what was done on the way to what was reached, and where several steps lead."""
         world = model.world_model
         with torch.no_grad():
-            states = model.states_of(batch.video)  # B x T x S x d
-            hindsight_goal = model.states_of(batch.hindsight_goal[:, None])[:, 0]  # B x S x d
+            states = model.clip_states(batch.frames, batch.features)  # B x T x S x d
+            assert batch.hindsight_goal is not None
+            goal = (batch.hindsight_goal, None) if batch.features is None else (None, batch.hindsight_goal)
+            hindsight_goal = model.clip_states(*goal)[:, 0]  # B x S x d
         losses = {
             "steps": temporal_distance_loss(world.temporal_distance.embed(states)),
             "proposal": policy_prior_loss(world.policy_prior, states, batch.actions, hindsight_goal),
@@ -67,3 +70,22 @@ class Heads:
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
         """How far proposed actions are from those that were done, beside always proposing the mean."""
         return policy_prior_error(model, store)
+
+
+@torch.no_grad()
+def policy_prior_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
+    """Mean squared error of the proposed actions of held-out clips, whose last frame is the goal, in normal actions.
+
+    ``proposal_mse``, beside ``proposal_mean_mse``: always the mean of the training.
+    """
+    frames, errors, spreads = model.config.heads.clip_frames, [], []
+    for batch in clip_batches(store, model.robot.action, "held_out", frames, model.device):
+        states, done = model.clip_states(batch.frames, batch.features), batch.actions[:, 1:]
+        goal = states[:, -1:].expand_as(states[:, 1:-1])
+        mean, _ = model.world_model.policy_prior(states[:, 1:-1], states[:, :-2], batch.actions[:, :-1], goal)
+        errors.append((mean - done).square().mean((1, 2)))
+        spreads.append(done.square().mean((1, 2)))
+    return {
+        "proposal_mse": float(torch.cat(errors).mean()),
+        "proposal_mean_mse": float(torch.cat(spreads).mean()),
+    }

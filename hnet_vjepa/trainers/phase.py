@@ -16,6 +16,7 @@ class Phase(Protocol):
     """One training phase. Everything else (optimiser, schedule, checkpoint, resume, logging) is the engine's."""
 
     name: Stage
+    hindsight: bool  # its batches need a hindsight goal
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """The modules that this phase trains; all others are frozen."""

@@ -15,7 +15,7 @@ from hnet_vjepa.losses.energy import energy
 from hnet_vjepa.losses.vicregl import gather_rows, vicregl_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks, HNetViT
-from hnet_vjepa.trainers.measure import effective_rank, linear_readout, sampled_states
+from hnet_vjepa.trainers.linear_probe import effective_rank, probe_error, sampled_states
 
 
 def hidden_slots(keys: list[int], seed: int, windows: int, slots: int, ratio: float, future: float) -> Tensor:
@@ -73,6 +73,7 @@ class Pretrain:
     """Masked prediction of chunks against an EMA target, with VICRegL and the routing regularisers."""
 
     name: Stage = "pretrain"
+    hindsight = False
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
         """Backbone, predictor, and the dechunker when reconstruction is asked for."""
@@ -157,5 +158,5 @@ class Pretrain:
             "dimensions": float(features["train"].shape[1]),
         }
         if states["train"].shape[1]:
-            metrics |= linear_readout(features, states, store.info.states)
+            metrics |= probe_error(features, states, store.info.states)
         return metrics

@@ -19,7 +19,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.inspect import Inspector, StateBatch
 from hnet_vjepa.planning.interface import PlanQuery
-from hnet_vjepa.trainers.measure import Readout, fit_readout
+from hnet_vjepa.trainers.linear_probe import LinearProbe, fit_probe
 from hnet_vjepa.utils.progress import show_progress
 from sims.core.collect import record
 from sims.core.seeds import episode_seed
@@ -114,14 +114,14 @@ def record_episodes(task: Task, simulation: Simulation, seed: int, count: int, p
     return [record(task, simulation, episode_seed("dev", seed, number), number) for number in shown]
 
 
-def fit(task: Task, encoded: Sequence[StateBatch], truth: Sequence[Array]) -> tuple[Readout, ProbeError, int]:
+def fit(task: Task, encoded: Sequence[StateBatch], truth: Sequence[Array]) -> tuple[LinearProbe, ProbeError, int]:
     """Fit the linear probe on the first episodes and test it on the rest; also returns how many it was fitted on.
 
     ``encoded`` and ``truth``: per episode T rows, planning states and true states (T x N).
     """
     cut = max(1, round(FITTED * len(encoded)))
     features = [s.features() for s in encoded]
-    probe = fit_readout(np.concatenate(features[:cut]), np.concatenate(truth[:cut]))
+    probe = fit_probe(np.concatenate(features[:cut]), np.concatenate(truth[:cut]))
     true = np.concatenate(truth[cut:])
     read = probe(np.concatenate(features[cut:]))
     moving = true.std(0) > 1e-6
@@ -140,7 +140,7 @@ def fit(task: Task, encoded: Sequence[StateBatch], truth: Sequence[Array]) -> tu
 def rollout_error(
     task: Task,
     inspector: Inspector,
-    probe: Readout,
+    probe: LinearProbe,
     encoded: Sequence[StateBatch],
     truth: Sequence[Array],
     actions: Sequence[NDArray[np.float32]],

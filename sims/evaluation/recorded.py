@@ -13,7 +13,7 @@ from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.data.store import Episode, EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.planning.inspect import Inspector
-from hnet_vjepa.trainers.measure import open_loop_error
+from hnet_vjepa.trainers.action_posttrain import open_loop_error
 from sims.evaluation.pairs import refuse_evaluation_data
 from sims.evaluation.statistics import Estimate, bootstrap_median, spearman
 from sims.evaluation.units import columns

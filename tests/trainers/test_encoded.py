@@ -41,7 +41,7 @@ def test_tokens_give_the_loss_that_pictures_give(model: HNetVJEPA, store: Episod
     pictures, tokens = clips(model, store), clips(model, store)
     assert encode_once(model, tokens, Encoded())
     shown, encoded_once = pictures.batch(5, 8), tokens.batch(5, 8)
-    assert encoded_once.video.shape == (8, 4, model.config.model.backbone.slots, model.backbone.dim)
+    assert encoded_once.features.shape == (8, 4, model.config.model.backbone.slots, model.backbone.dim)
     assert torch.equal(shown.actions, encoded_once.actions) and shown.keys == encoded_once.keys
     phase = Action(("language", "probe"))
     expected, found = phase.loss(model, shown), phase.loss(model, encoded_once)

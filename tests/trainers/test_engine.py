@@ -158,7 +158,7 @@ def test_clips_are_aligned_with_their_actions_labels_and_captions(toy_store: Pat
     torch.testing.assert_close(moved, actions, atol=1e-3, rtol=1e-3)
     for row in range(16):
         side = "left" if batch.states[row, -1, 0] * 100 < toy.WIDTH / 2 else "right"
-        assert f"go {side}" in batch.captions[row]
+        assert f"go {side}" in batch.text[row]
         assert batch.labels[row].tolist() == [float(side == name) for name in toy.LABELS]
 
 

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnet_vjepa.trainers.measure import average_precision, effective_rank, fit_readout, linear_readout, mirrored
+from hnet_vjepa.trainers.language_align import mirrored
+from hnet_vjepa.trainers.linear_probe import effective_rank, fit_probe, probe_error
+from hnet_vjepa.trainers.probe_train import average_precision
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.booleans()), min_size=1, max_size=30, unique_by=lambda p: p[0]))
@@ -33,18 +35,18 @@ def test_the_readout_finds_a_linear_map_and_does_not_learn_noise_by_heart() -> N
     truth = rng.normal(size=(50, 3))
     features = {"train": rng.normal(size=(400, 50)), "held_out": rng.normal(size=(200, 50))}
     states = {half: x @ truth * 0.01 + 0.5 for half, x in features.items()}
-    metrics = linear_readout(features, states, ("x [m]", "y [m]", "z [m]"))
+    metrics = probe_error(features, states, ("x [m]", "y [m]", "z [m]"))
     assert metrics["readout_r2"] > 0.999
     assert metrics["readout_cm"] < 0.02 * metrics["readout_cm_mean_baseline"]
     few = {"train": rng.normal(size=(60, 300)), "held_out": rng.normal(size=(60, 300))}
     noise = {half: rng.normal(size=(60, 3)) for half in few}
-    assert linear_readout(few, noise, ("x [m]", "y [m]", "z [m]"))["readout_r2"] > -0.3
+    assert probe_error(few, noise, ("x [m]", "y [m]", "z [m]"))["readout_r2"] > -0.3
 
 
 def test_a_readout_maps_new_rows_as_it_maps_old_ones() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 4))
-    fitted = fit_readout(x, x[:, :2] * 3 + 1)
+    fitted = fit_probe(x, x[:, :2] * 3 + 1)
     np.testing.assert_allclose(fitted(x[:5]), x[:5, :2] * 3 + 1, atol=0.02)
 
 
