@@ -59,7 +59,7 @@ def test_pictures_stay_where_tokens_would_not_be_the_same(
     model.backbone.norm.weight.requires_grad_(False)
     monkeypatch.setattr(encoded, "LARGEST", 0)
     sampler = clips(model, store)
-    assert not encode_once(model, sampler, Encoded()) and sampler.tokens is None
+    assert not encode_once(model, sampler, Encoded()) and sampler.features is None
     monkeypatch.undo()
     model.backbone.encoder.history = 1
     assert not encode_once(model, clips(model, store), Encoded())
