@@ -10,6 +10,8 @@ from benchmarks import render, sims
 from benchmarks.recipes import RECIPES
 from benchmarks.record import read_result
 from benchmarks.sims import EPISODES, FAR_EPISODES, command_of, judge
+from hnet_vjepa import zoo
+from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.config import load_config
 from sims.core.registry import get_task
 
@@ -73,3 +75,22 @@ def test_the_row_of_a_model_that_was_told_the_state_is_starred(monkeypatch: pyte
         assert "`two-room` |" in table
     result["metrics"]["reacher"].pop("states_told_in_training")
     assert "\\*" not in render.sims_success() + render.sims_distances()
+
+
+def test_a_standard_judgement_keeps_the_rest_of_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image goals are counted anew; distances stay, and the row names the command and commit that they are of."""
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    success = {"5 cm": {"end": rate, "ever": {**rate, "value": 0.75}, "held": {**rate, "value": 0.25}}}
+    summary = {name: {"success": success} for name in ("planner", "random", "scripted")}
+    standard = {"summary": summary, "criteria": ["5 cm"], "steps": 15, "excluded": 2, "comparisons": {}}
+    monkeypatch.setattr(sims, "judge", lambda *_: standard)
+    metrics = {"success_end": 0.9, "success_end_d25": 0.8, "episodes": 300}
+    behind = {"command": "old", "date": "then", "commit": "c0", "machine": {}, "weights": "w0", "summary": {"d25": 1}}
+    path = zoo.path("fetch-reach")
+    found, row = sims.standard_again(get_task("fetch-reach"), path, tmp_path, 40, metrics, behind, "new")
+    assert (found["success_end"], found["success_ever"], found["success_held"]) == (0.5, 0.75, 0.25)
+    assert (found["success_end_d25"], found["episodes"]) == (0.8, 40)
+    assert row["summary"] == {"d25": 1, "image": summary} and row["command"] == "new"
+    assert row["earlier"]["commit"] == "c0" and row["weights"] == read_manifest(path).fingerprint
+    again = sims.standard_again(get_task("fetch-reach"), path, tmp_path, 40, found, row, "newer")[1]
+    assert again["earlier"]["commit"] == "c0"
