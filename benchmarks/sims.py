@@ -135,7 +135,7 @@ def standard_again(
     behind: dict[str, Any],
     command: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row whose image goals at the task's own distance are evaluated again; the rest stays as it was measured.
+    """A row whose image goals at the task's own distance and diagnosis are measured again; the rest stays as it was.
 
     ``earlier`` in the result names the command and commit of the rest.
     """
@@ -149,6 +149,7 @@ def standard_again(
         "excluded": standard["excluded"],
         "comparisons": standard["comparisons"],
         "summary": {**behind["summary"], "image": standard["summary"]},
+        "diagnosis": diagnosis(task, checkpoint, work),
         "earlier": behind.get("earlier", rest),
     }
     return {**metrics, **standard_metrics(standard, episodes)}, again
@@ -239,7 +240,7 @@ def main() -> None:
     parser.add_argument(
         "--standard",
         action="store_true",
-        help="evaluate image goals at the task's own distance alone, and keep the rest of the row",
+        help="evaluate image goals at the task's own distance and diagnose; keep the rest of the row",
     )
     options = parser.parse_args()
     try:

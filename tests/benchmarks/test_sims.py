@@ -84,13 +84,14 @@ def test_a_standard_judgement_keeps_the_rest_of_the_row(tmp_path: Path, monkeypa
     summary = {name: {"success": success} for name in ("planner", "random", "scripted")}
     standard = {"summary": summary, "criteria": ["5 cm"], "steps": 15, "excluded": 2, "comparisons": {}}
     monkeypatch.setattr(sims, "judge", lambda *_: standard)
+    monkeypatch.setattr(sims, "diagnosis", lambda *_: "sound")
     metrics = {"success_end": 0.9, "success_end_d25": 0.8, "episodes": 300}
     behind = {"command": "old", "date": "then", "commit": "c0", "machine": {}, "weights": "w0", "summary": {"d25": 1}}
     path = zoo.path("fetch-reach")
     found, row = sims.standard_again(get_task("fetch-reach"), path, tmp_path, 40, metrics, behind, "new")
     assert (found["success_end"], found["success_ever"], found["success_held"]) == (0.5, 0.75, 0.25)
     assert (found["success_end_d25"], found["episodes"]) == (0.8, 40)
-    assert row["summary"] == {"d25": 1, "image": summary} and row["command"] == "new"
+    assert row["summary"] == {"d25": 1, "image": summary} and row["command"] == "new" and row["diagnosis"] == "sound"
     assert row["earlier"]["commit"] == "c0" and row["weights"] == read_manifest(path).fingerprint
     again = sims.standard_again(get_task("fetch-reach"), path, tmp_path, 40, found, row, "newer")[1]
     assert again["earlier"]["commit"] == "c0"
