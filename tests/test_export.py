@@ -16,7 +16,7 @@ from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export, size, stored
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.planning.goals.label import LabelGoal
-from hnet_vjepa.planning.goals.state import ImageGoal
+from hnet_vjepa.planning.goals.state import ImageGoal, LatentGoal
 from hnet_vjepa.planning.goals.text import TextGoal
 from hnet_vjepa.planning.inspect import Inspector
 from hnet_vjepa.planning.interface import Goal, PlanQuery, SearchSettings
@@ -77,7 +77,12 @@ def test_heads_that_were_not_trained_are_left_out_too(toy_store: Path, tmp_path:
     last = run_pipeline(config, toy_store, tmp_path / "run", ("pretrain", "action"), progress=False)
     small = export(last, tmp_path / "small")
     assert read_manifest(small).left_out == ("target", "predictor", "dechunker", "text", "projector", "probe")
-    assert load_planner(small).card.goals == ("image", "latent")
+    planner = load_planner(small)
+    assert planner.card.goals == ("image", "latent")
+    frames, state = toy.picture(8, 10)[None], np.zeros(planner.card.state_shape, np.float32)
+    for goal in (ImageGoal(toy.picture(24, 24)), LatentGoal(state)):
+        [plan], [before] = (p.plan([PlanQuery(frames, goal, seed=3)]) for p in (planner, load_planner(last)))
+        np.testing.assert_allclose(plan.energies, before.energies, rtol=0.01)
 
 
 def test_half_precision_only_where_it_is_harmless() -> None:
