@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.launch import Launch, start
 from hnet_vjepa.config import load_config, parse_yaml
 from hnet_vjepa.errors import UserError
 
@@ -25,14 +26,33 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one field: --set action.steps=500. May be repeated.")
     ] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Ranks on this machine: one per GPU, or CPU processes.")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, help="Machines; give the same command on each.")] = 1,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option(help="HOST:PORT of one of the machines, where all of them meet.")
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often all ranks are started again after one of them died.")
+    ] = 0,
 ) -> None:
     """Train a world model on recorded episodes.
 
     Each phase starts from the one before and writes its own checkpoint. A run that was killed goes on where it was
     when the same command is given again. The last checkpoint is what 'hnet serve' and 'hnet evaluate' take.
 
-    Example: hnet train --data data/mine --config fetch_reach --work-dir outputs
+    Examples:
+
+    hnet train --data data/mine --config fetch_reach --work-dir outputs
+
+    hnet train --data data/mine --nproc 8                        # one machine, eight GPUs
+
+    hnet train --data data/mine --nproc 8 --nnodes 2 --rdzv-endpoint robot1:29500   # on each of two machines
     """
+    launch = Launch(nproc, nnodes, rdzv_endpoint, max_restarts)
+    if launch.several:
+        words = ["--data", str(data), "--config", config, "--phases", phases, "--work-dir", str(work_dir)]
+        words += [] if init_from is None else ["--init-from", str(init_from)]
+        start(launch, [*words, *(word for setting in set_ or [] for word in ("--set", setting))])
     from hnet_vjepa.pipeline import parse_phases, run_pipeline
 
     chosen = parse_phases(phases)

@@ -1,0 +1,79 @@
+"""Launching several ranks: the command, its environment, and a real run of two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import main
+from cli.launch import Launch, check_launch, surroundings, torchrun
+from hnet_vjepa.errors import UserError
+from tests import toy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_machine_needs_no_meeting_point() -> None:
+    words = torchrun(Launch(nproc=2, max_restarts=3), ["--config", "mine.yaml"])
+    assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert {"--nproc-per-node=2", "--nnodes=1", "--standalone", "--max-restarts=3"} <= set(words)
+    assert words[-5:] == ["-m", "cli", "train", "--config", "mine.yaml"]
+
+
+def test_several_machines_meet_at_one_of_them() -> None:
+    words = torchrun(Launch(nproc=8, nnodes=2, rdzv_endpoint="robot1:29500"), [])
+    assert "--rdzv-endpoint=robot1:29500" in words and "--nnodes=2" in words and "--standalone" not in words
+
+
+def test_cores_are_shared_out_and_restarts_have_a_store_of_their_own() -> None:
+    assert surroundings(Launch(nproc=4), {}, cores=16)["OMP_NUM_THREADS"] == "4"
+    assert surroundings(Launch(nproc=4), {}, cores=2)["OMP_NUM_THREADS"] == "1"
+    assert surroundings(Launch(nproc=4), {"OMP_NUM_THREADS": "7"}, cores=16)["OMP_NUM_THREADS"] == "7"
+    name = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    assert surroundings(Launch(2, max_restarts=1), {}, 2)[name] == "1" and name not in surroundings(Launch(2), {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("launch", "environment", "words"),
+    [
+        (Launch(nproc=2), {"WORLD_SIZE": "2"}, "a rank of a launcher already"),
+        (Launch(nnodes=2), {}, "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
+        (Launch(nnodes=2, rdzv_endpoint="robot1"), {}, "--rdzv-endpoint robot1: write it as HOST:PORT"),
+        (Launch(nnodes=2, rdzv_endpoint=":29500"), {}, "write it as HOST:PORT"),
+    ],
+)
+def test_what_can_not_be_started_is_refused(launch: Launch, environment: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_launch(launch, environment)
+
+
+def test_the_documents_spelling_is_translated_and_a_launchers_options_are_dropped() -> None:
+    words = ["--local_rank=1", "--work_dir", "out", "--sequence=pretrain", "--local_rank", "0", "--set", "seed=1"]
+    assert main.arguments(words) == ["--work-dir", "out", "--phases=pretrain", "--set", "seed=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["hnet", "main.py"])
+def test_two_ranks_train_and_log_each_step_once(spelling: str, toy_store: Path, tmp_path: Path) -> None:
+    config = tmp_path / "toy.yaml"
+    config.write_text(yaml.safe_dump(toy.config().model_dump(mode="json")))
+    options = ["--config", str(config), "--data", str(toy_store)]
+    if spelling == "hnet":
+        words = ["-m", "cli", "train", "--nproc", "2", "--phases", "pretrain", "--work-dir", str(tmp_path / "out")]
+    else:
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
+        words += ["--sequence", "pretrain", "--work_dir", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (tmp_path / "out" / "pretrain.run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(toy.config().pretrain.steps))
+    assert (tmp_path / "out" / "pretrain" / "manifest.json").is_file()
