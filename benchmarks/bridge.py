@@ -1,8 +1,8 @@
-"""Four phases on 25 real WidowX episodes, judged on held-out episodes, five times over.
+"""Four phases on 25 real WidowX episodes, with five-fold cross-validation over episodes.
 
 ``python -m benchmarks.bridge PATH/bridge_sample.tfrecord`` imports the records, trains every fold (a fifth of the
 episodes held out each time) with ``--config bridge`` and writes ``benchmarks/results/bridge.json``. The interval is
-Student's t over the five folds: few and dependent, so read it as a rough one.
+Student's t over the five folds, which share training episodes, so it is approximate.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import render
 from benchmarks.record import write_result
+from cli.train import overrides
 from hnet_vjepa.config import load_config
 from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import EpisodeStore
@@ -26,7 +27,7 @@ T_95 = 2.776  # Student's t, 4 degrees of freedom, two-sided 95 %
 
 
 def summarise(values: list[float]) -> dict[str, float]:
-    """Mean over the folds with its 95 % interval."""
+    """Mean over the folds, with its 95 % interval when all folds have the value."""
     mean = statistics.fmean(values)
     half = T_95 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) == FOLDS else math.nan
     spread = {} if math.isnan(half) else {"low": mean - half, "high": mean + half}
@@ -34,13 +35,11 @@ def summarise(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all folds."""
+    """Train and evaluate all folds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("records", type=Path, help="a TFRecord file of RLDS episodes")
     parser.add_argument("--set", action="append", default=[], help="change one field of the config")
     options = parser.parse_args()
-    from cli.train import overrides
-
     per_fold: list[dict[str, dict[str, float]]] = []
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,73 +1,41 @@
-"""``make demo``: the whole loop on one machine, as its user meets it.
+"""``make demo``: the whole loop on one machine, with the commands that users run.
 
-Collect episodes, train four phases, start the service, and let a separate client process ask it for every decision of
-100 closed-loop rollouts. Every step is a process of its own that runs the ``hnet`` command. Writes
+Collects episodes, trains four phases, starts the service, and evaluates 100 closed-loop rollouts whose client, a
+separate process, requests every plan from it. Every step is an ``hnet`` command in a process of its own. Writes
 ``benchmarks/results/demo.json`` and the tables that are rendered from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import render
 from benchmarks.record import ROOT, write_result
+from benchmarks.serving import serving
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.utils.files import disk_errors, write_bytes_atomic
-from planner_service.client import PlannerClient
 
 TASK = "fetch-reach"
-MARK = ".hnet-demo"  # lies in every folder that a demo made, and may therefore empty
+MARK = ".hnet-demo"  # a file in every folder that a demo made, which it may therefore empty
 
 
 def hnet(*words: str) -> None:
-    """Run one ``hnet`` command; stop the demo when it fails (it has then said why)."""
+    """Run one ``hnet`` command; exit with its status when it fails, as it has printed the reason."""
     print(f"\n$ hnet {' '.join(words)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "cli", *words])
     if done.returncode:
         sys.exit(done.returncode)
 
 
-@contextlib.contextmanager
-def service(checkpoint: Path, log: Path) -> Iterator[str]:
-    """Run ``hnet serve`` on a free port while the block runs; yields its URL."""
-    words = [sys.executable, "-m", "cli", "serve", "--checkpoint", str(checkpoint), "--port", "0"]
-    print(f"\n$ hnet {' '.join(words[3:])}", flush=True)
-    with log.open("w") as stream:
-        process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(600):
-            found = re.search(r"listening on (http://\S+)", log.read_text())
-            if found:
-                with PlannerClient(found.group(1)) as client:
-                    client.wait_until_ready(60)
-                yield found.group(1)
-                break
-            if process.poll() is not None:
-                sys.exit(f"the service stopped: {log.read_text().strip()}")
-            time.sleep(0.1)
-        else:
-            sys.exit(f"the service did not start within a minute; its log is {log}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float) -> dict[str, float]:
-    """The headline numbers, from what the commands wrote."""
+    """The headline metrics, from the files that the commands wrote."""
     summary = evaluation["summary"]
     planner, random, scripted = (summary[name]["success"] for name in ("planner", "random", "scripted"))
     rate = lambda success, criterion, when: success[criterion][when]["successes"] / success[criterion][when]["trials"]  # noqa: E731
@@ -85,9 +53,9 @@ def metrics_of(evaluation: dict[str, Any], pipeline: dict[str, Any], wall: float
 
 
 def prepare(out: Path) -> tuple[Path, Path, Path]:
-    """Make the demo's folder, without what an earlier demo left; return those for episodes, training, evaluation.
+    """Create the demo's folder, or empty that of an earlier demo; return the folders of episodes, training, evaluation.
 
-    Raises UserError when ``out`` is a file, or a folder with something in it that no demo made.
+    Raises UserError when ``out`` is a file, or a folder with content that no demo made.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a directory with --out")
@@ -97,25 +65,25 @@ def prepare(out: Path) -> tuple[Path, Path, Path]:
         out.mkdir(parents=True, exist_ok=True)
         (out / MARK).write_text("made by python -m benchmarks.demo, which empties it when it runs again\n")
     episodes, training, evaluation = folders = out / "episodes", out / "training", out / "evaluation"
-    for folder in folders:  # a demo shows a fresh run; its own folders only
+    for folder in folders:  # its own folders only
         shutil.rmtree(folder, ignore_errors=True)
     return episodes, training, evaluation
 
 
 def main() -> None:
-    """Run the demo. Arguments shrink it for tests."""
+    """Run the demo."""
     parser = argparse.ArgumentParser(description="Collect, train, serve, plan over HTTP, evaluate.")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("outputs/demo"),
-        help="everything the demo makes; what an earlier demo made there is deleted first",
+        help="output directory; the output of an earlier demo in it is deleted first",
     )
     parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect")
     parser.add_argument("--rollouts", type=int, default=100, help="closed-loop rollouts")
     parser.add_argument("--config", default="fetch_reach")
-    parser.add_argument("--set", action="append", default=[], help="passed on to hnet train")
-    parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results and the docs as they are")
+    parser.add_argument("--set", action="append", default=[], help="passed to hnet train")
+    parser.add_argument("--no-record", action="store_true", help="do not write benchmarks/results and the docs")
     options = parser.parse_args()
     out: Path = options.out
     try:
@@ -130,7 +98,7 @@ def main() -> None:
     changes = [word for change in options.set for word in ("--set", change)]
     hnet("train", "--data", str(episodes), "--config", options.config, "--work-dir", str(training), *changes)
     trained = time.monotonic()
-    with service(training / "action", out / "service.log") as url:
+    with serving(training / "action", out / "service.log") as url:
         shown = ["--training", str(training)]
         words = ["--task", TASK, "--url", url, "--episodes", str(options.rollouts), "--seed", "0", *shown]
         hnet("evaluate", *words, "--out", str(evaluation))

@@ -1,4 +1,4 @@
-"""One part of a benchmark: what it was made with, its headline numbers, and what stands behind them."""
+"""One part of a benchmark: its settings, its metrics, and the data behind them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Part:
-    """What ``benchmarks.record.merge_result`` takes; all of it plain JSON values."""
+    """The arguments of ``benchmarks.record.merge_result``; all of it plain JSON values."""
 
     settings: dict[str, Any]
     metrics: dict[str, float]

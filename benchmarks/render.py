@@ -17,7 +17,7 @@ from benchmarks import config_tables
 from benchmarks.chunking import tables as chunking
 from benchmarks.planner import tables as planner
 from benchmarks.record import RESULTS, ROOT, read_result
-from benchmarks.table import MissingPartError, Parts, Rate, Table, markdown, origin, rate
+from benchmarks.table import MakeTable, MissingPartError, Parts, Result, markdown, origin, rate
 from hnet_vjepa.errors import one_of
 from hnet_vjepa.utils.files import write_bytes_atomic
 from sims.reporting.baselines import compared
@@ -212,22 +212,19 @@ def sims_diagnosis() -> str:
     return markdown(["task", "link", "", "measured"], lines) + _origins(rows)
 
 
-def of_parts(result: str, make: Callable[[Parts, dict[str, Any]], Table]) -> str:
-    """A table that is made from some parts of a result (and its metrics); nothing when one of them was not made."""
-    content = read_result(result)
-    parts = Parts(content["parts"])
+def of_parts(name: str, make: MakeTable) -> str:
+    """A table of a result that consists of parts; empty when a part that it needs was not measured."""
+    content = read_result(name)
+    result = Result(Parts(content["parts"]), content["metrics"])
     try:
-        table = make(parts, content["metrics"])
+        table = make(result)
     except MissingPartError:
         return ""
     if not table.rows:
         return ""
-    return markdown(table.head, table.rows) + f"\n{table.note}\n" + origin(*(parts[name] for name in table.parts))
-
-
-def planner_table(make: Callable[[Parts, Rate], Table]) -> str:
-    """One of the planner's tables."""
-    return of_parts("planner", lambda parts, metrics: make(parts, rate))
+    return (
+        markdown(table.head, table.rows) + f"\n{table.note}\n" + origin(*(result.parts[name] for name in table.parts))
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -240,7 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sims-text-labels": sims_text_labels,
     "sims-minimal-pairs": sims_minimal_pairs,
     "sims-diagnosis": sims_diagnosis,
-    **{name: partial(planner_table, make) for name, make in planner.TABLES.items()},
+    **{name: partial(of_parts, "planner", make) for name, make in planner.TABLES.items()},
     **{name: partial(of_parts, "chunking", make) for name, make in chunking.TABLES.items()},
     **config_tables.TABLES,
 }

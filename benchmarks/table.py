@@ -1,4 +1,4 @@
-"""Tables of results in Markdown: what stands in one, how a rate is written, and where the numbers come from."""
+"""Tables of results in Markdown: their content, the format of rates, and the origin of the numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Rate = Callable[[Mapping[str, Any]], str]
-"""Writes a success rate with its interval."""
-
 
 @dataclass(frozen=True)
 class Table:
-    """What stands in a table, and a sentence below it. ``parts`` of the result are what it was made from."""
+    """Header, rows and the note below a table. ``parts`` names the parts of the result that it is made from."""
 
     head: list[str]
     rows: list[list[str]]
@@ -21,15 +18,27 @@ class Table:
 
 
 class MissingPartError(LookupError):
-    """A result has not got the part that a table is made from."""
+    """A result lacks the part that a table is made from."""
 
 
 class Parts(dict[str, Any]):
-    """The parts of a result by name. Asking for one that was not made raises MissingPartError."""
+    """The parts of a result by name. Looking up a part that was not measured raises MissingPartError."""
 
     def __missing__(self, name: str) -> Any:
         """Called by ``parts[name]``."""
         raise MissingPartError(name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result that consists of parts: the record of each part, and the metrics of all of them."""
+
+    parts: Parts
+    metrics: Mapping[str, Any]
+
+
+MakeTable = Callable[[Result], Table]
+"""Makes a table from a result. Raises MissingPartError when a part that it needs was not measured."""
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,7 +53,7 @@ def rate(found: Mapping[str, Any]) -> str:
 
 
 def origin(*made: Mapping[str, Any]) -> str:
-    """A line that says by which commands, when, where and from which commits results or parts of them were written."""
+    """One line with the commands, date, machine and commits that results, or parts of them, were written with."""
     commands = ", ".join(f"`{one['command']}`" for one in made)
     dates = ", ".join(sorted({one["date"] for one in made}))
     commits = sorted({one["commit"] for one in made})

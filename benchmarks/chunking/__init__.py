@@ -1,1 +1,1 @@
-"""Chunks beside other ways to make tokens of a clip: how good, how fast, and whether their number follows content."""
+"""Chunks beside other tokenizers of a clip: quality, speed, and whether their number follows content."""

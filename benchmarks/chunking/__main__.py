@@ -1,11 +1,10 @@
-"""The chunk encoder: how fast it is, what chunks are worth, and whether their number follows content.
+"""The chunk encoder: its speed, the quality of chunks, and whether their number follows content.
 
-``python -m benchmarks.chunking`` makes two parts of ``benchmarks/results/chunking.json``, "speed" (about 8 minutes on
-two cores, which must have nothing else to do) and "study" (54 trainings: an hour on one core; goes on where it was).
-``--part NAME`` makes one part alone, and what follows its name is for that part: ``--part counts VIDEO...`` is another
-spelling of ``python -m benchmarks.chunking.counts VIDEO...``, which counts the chunks of clips, ``--part saliency``
-compares ways to pool where saliency is known, ``--part reconstruction CHECKPOINT DATA`` puts chunks back on the grid,
-and ``--part streaming`` times one more frame of a running camera.
+``python -m benchmarks.chunking`` measures two parts of ``benchmarks/results/chunking.json``, "speed" (about 8 minutes
+on two cores without other load) and "study" (54 trainings: an hour on one core; can be resumed). ``--part NAME``
+measures one part, with the arguments that follow: ``--part counts VIDEO...`` counts the chunks of clips, ``--part
+saliency`` compares ways to pool where saliency is known, ``--part reconstruction CHECKPOINT DATA`` reconstructs cells
+from chunks, and ``--part streaming`` times one more frame of a running camera.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ PARTS: dict[str, Callable[[Sequence[str]], None]] = {
     "reconstruction": reconstruction.main,
     "streaming": streaming.main,
 }
-DEFAULT = ("speed", "study")  # those that need nothing from outside
+DEFAULT = ("speed", "study")  # the parts that need no further input
 
 
 @stoppable()
 def main() -> None:
-    """Make the part that is asked for, or those that need no arguments; then fill in the tables."""
+    """Measure the part that is named, or the default ones; then render the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.chunking",
         description=__doc__,
@@ -44,7 +43,7 @@ def main() -> None:
     try:
         if options.part is None:
             if words:
-                raise UserError(f"'{words[0]}' is for one part: name it with --part")
+                raise UserError(f"argument '{words[0]}' needs a part: name it with --part")
             for name in DEFAULT:
                 PARTS[name]([])
         elif options.part not in PARTS:

@@ -1,17 +1,16 @@
-"""Whether the number of chunks follows content: chunks per frame on real and simulated clips, of every model here.
+"""Whether the number of chunks follows content: chunks per frame of every shipped model on real and simulated clips.
 
-``python -m benchmarks.chunking.counts VIDEO...`` counts the chunks that ``hnet viz chunks`` draws. Beside the clips
-stand controls: a picture of one grey, which has no content, and noise; and every clip *held*, each window's first frame
-repeated, so that nothing moves in it. ``--budgeted`` names checkpoints that were trained with
-``model.backbone.routing.tokens``, which joins chunks where little is lost by it; without it every prototype that wins a
-cell is a chunk. Written under "counts" in ``benchmarks/results/chunking.json``.
+``python -m benchmarks.chunking --part counts VIDEO...`` counts the chunks that ``hnet viz chunks`` draws.
+Controls beside the clips: a uniform grey image, which has no content, and noise; and every clip *held*, each window's
+first frame repeated, so that nothing moves in it. ``--budgeted`` names checkpoints that were trained with
+``model.backbone.routing.tokens``, which merges chunks where this loses little (Ward merges); without it every
+prototype that wins a cell is a chunk. Writes the part "counts" of ``benchmarks/results/chunking.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.record import merge_result
+from benchmarks.table import Result, Table
 from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import load_checkpoint, read_manifest
 from hnet_vjepa.data.batch import normalise_frames
@@ -33,7 +33,7 @@ from hnet_vjepa.viz.frame_source import episode_source, video_source
 from sims.core.collect import collect
 from sims.evaluation.statistics import spearman
 
-COMMAND = "python -m benchmarks.chunking.counts"
+COMMAND = "python -m benchmarks.chunking --part counts"
 FRAMES = 120  # of a clip, from the first
 WINDOW = 8  # frames that are routed together where motion counts
 EPISODES, SEED = 4, 1  # of each robot; no model was trained on that seed
@@ -63,29 +63,29 @@ class Row:
     motion: float
     counts: Counts
     moving: float  # mean chunks of a window of WINDOW frames
-    held: float  # the same when nothing moves in it
+    held: float  # the same for held windows
 
 
 def detail(frames: Frames) -> NDArray[np.float64]:
-    """How much is to be seen in each frame: mean difference of neighbouring pixels (0 to 1). T x H x W x 3 -> T."""
+    """Detail of each frame: mean absolute difference of neighbouring pixels (0 to 1). T x H x W x 3 -> T."""
     pixels = frames.astype(np.float64) / 255
     down, right = (np.abs(np.diff(pixels, axis=axis)).mean((1, 2, 3)) for axis in (1, 2))
     return np.asarray((down + right) / 2)
 
 
 def motion(frames: Frames) -> float:
-    """How much changes from frame to frame: mean difference of a pixel and the one after it (0 to 1)."""
+    """Motion: mean absolute difference of a pixel between consecutive frames (0 to 1). T x H x W x 3 -> a number."""
     return float(np.abs(np.diff(frames.astype(np.float64) / 255, axis=0)).mean()) if len(frames) > 1 else 0.0
 
 
 def hold(frames: Frames, window: int) -> Frames:
-    """The same number of frames, but each window's first one repeated until the next window."""
+    """The same number of frames, each window's first frame repeated throughout the window."""
     return frames[np.arange(len(frames)) // window * window]
 
 
 @torch.no_grad()
 def live_chunks(backbone: HNetViT, frames: Frames, window: int) -> NDArray[np.int64]:
-    """How many chunks each window of a clip has, T x H x W x 3 -> T / window; frames that fill none are left out."""
+    """Number of chunks of each window of a clip, T x H x W x 3 -> T // window; an incomplete window is left out."""
     whole = len(frames) // window * window
     chunks = backbone(normalise_frames(frames[:whole])[None], window=window)
     return np.asarray((~chunks.chunk_mask[0]).sum(-1).cpu().numpy())
@@ -112,11 +112,11 @@ def measure(model: str, budgeted: bool, backbone: HNetViT, clips: Mapping[str, F
 
 
 def metrics(rows: Sequence[Row], real: Sequence[str]) -> dict[str, float]:
-    """Means over the models that come along; with ``_budgeted`` at the end, over those trained with a budget.
+    """Means over the shipped models; with the suffix ``_budgeted``, over those trained with a budget.
 
     ``still_over_busy_chunks``: chunks of the ``real`` clips when they are held, over those when they move.
     ``plain_over_busy_chunks``: chunks of one grey over those of the real clips.
-    ``chunks_follow_detail``: rank correlation over all clips of chunks with how much is to be seen.
+    ``chunks_follow_detail``: rank correlation of chunks with detail over all clips.
     """
     found: dict[str, float] = {}
     for budgeted in sorted({row.budgeted for row in rows}):
@@ -128,18 +128,18 @@ def metrics(rows: Sequence[Row], real: Sequence[str]) -> dict[str, float]:
         end = "_budgeted" if budgeted else ""
         found[f"still_over_busy_chunks{end}"] = float(np.mean(still))
         found[f"plain_over_busy_chunks{end}"] = float(np.mean(plain))
-        # Where all clips have as many chunks there is no order to correlate, and nothing was followed.
+        # Where all clips have equally many chunks the correlation is undefined and counts as 0.
         found[f"chunks_follow_detail{end}"] = float(np.mean([0.0 if math.isnan(f) else f for f in follows]))
     return found
 
 
 def real_clips(videos: list[Path], size: Size) -> dict[str, Frames]:
-    """The first frames of each video as a camera of that size would have seen them, by the file's name."""
+    """The first frames of each video, fitted to a camera of that size, by the file's name."""
     return {v.stem: np.stack([fit(p, size) for p in video_source(v, FRAMES).frames()]) for v in videos}
 
 
 def robot_clip(store: EpisodeStore, size: Size) -> Frames:
-    """Whole windows of every episode, one after another, so that no window spans two."""
+    """Whole windows of every episode, concatenated, so that no window spans two episodes."""
     parts = [
         np.stack([fit(picture, size) for picture in episode_source(store, e.index, len(e) // WINDOW * WINDOW).frames()])
         for e in store.episodes
@@ -148,14 +148,14 @@ def robot_clip(store: EpisodeStore, size: Size) -> Frames:
 
 
 def controls(size: Size) -> dict[str, Frames]:
-    """A clip without content, and one with nothing else."""
+    """A uniform clip, and one of noise."""
     shape = (2 * WINDOW, *size, 3)
     random = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     return {PLAIN: np.full(shape, 128, np.uint8), NOISE: random}
 
 
 def checkpoints(budgeted: Sequence[Path]) -> dict[str, Path]:
-    """Models to count with, by the name they get in the result: those that come along, then these.
+    """Checkpoints by their name in the result: the shipped ones, then those of ``budgeted``.
 
     Raises UserError when one of ``budgeted`` is no checkpoint, or was trained without a budget.
     """
@@ -168,7 +168,7 @@ def checkpoints(budgeted: Sequence[Path]) -> dict[str, Path]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Count, write, print, as the words of the command line say. Raises UserError for what is wrong."""
+    """Count, write, print; ``words`` are the command's arguments. Raises UserError for a file that cannot be used."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Count the chunks of clips.")
     parser.add_argument("videos", type=Path, nargs="+", help="real clips of any size")
     parser.add_argument("--budgeted", type=Path, nargs="*", default=[], help="checkpoints trained with routing.tokens")
@@ -204,9 +204,44 @@ def main(words: Sequence[str]) -> None:
     print(found)
 
 
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"chunk counts: {error}", file=sys.stderr)
-        sys.exit(2)
+def table(result: Result) -> Table:
+    """Chunks per frame, every model on every clip."""
+    part = result.parts["counts"]
+    rows, last = [], ""
+    for row in part["rows"]:
+        found = row["counts"]
+        name = f"`{row['model']}`" + (" (budget)" if row["budgeted"] else "")
+        rows.append(
+            [
+                "" if name == last else name,
+                row["clip"],
+                f"{row['detail']:.3f}",
+                f"{row['motion']:.3f}",
+                f"{found['median']:g} ({found['least']}–{found['most']})",
+                f"{row['moving']:.1f}",
+                f"{row['held']:.1f}",
+            ]
+        )
+        last = name
+    window = part["settings"]["window"]
+    note = (
+        "Detail: mean absolute difference of neighbouring pixels; motion: of a pixel between frames; both from 0 to 1. "
+        f"Chunks per frame: median, minimum and maximum. Then chunks of windows of {window} frames, original and "
+        "held (first frame repeated)."
+    )
+    head = ["model", "clip", "detail", "motion", "chunks per frame", f"per {window} frames", "held"]
+    return Table(head, rows, note, ("counts",))
+
+
+def follows_table(result: Result) -> Table:
+    """Whether the number of chunks follows content, with and without a budget."""
+    budgeted = {row["budgeted"] for row in result.parts["counts"]["rows"]}
+    metrics = {
+        "chunks of held real clips, relative to those of the moving clips": "still_over_busy_chunks",
+        "chunks of a uniform image, relative to those of the real clips": "plain_over_busy_chunks",
+        "rank correlation of chunks with detail, over all clips": "chunks_follow_detail",
+    }
+    kinds = [(False, "every winner", ""), (True, "budget", "_budgeted")]
+    shown = [(what, end) for kind, what, end in kinds if kind in budgeted]
+    rows = [[what, *(f"{result.metrics[key + end]:.2f}" for _, end in shown)] for what, key in metrics.items()]
+    return Table(["", *(what for what, _ in shown)], rows, "Means over the models of each kind.", ("counts",))

@@ -1,7 +1,6 @@
-"""Two ways from a clip of 32 x 224 x 224 pixels to the tokens of a ViT-L: V-JEPA 2's tubelets and our chunks.
+"""Two tokenizers of a clip of 32 x 224 x 224 pixels in front of a ViT-L: V-JEPA 2's tubelets and chunks.
 
-Both have 24 blocks of width 1024 with 16 heads and MLPs of 4096, and random weights: only what they cost means
-something.
+Both have 24 blocks of width 1024 with 16 heads and MLPs of 4096, and random weights, so only their cost is meaningful.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from hnet_vjepa.models.vjepa.vit import HNetViT
 
 Side = Literal["chunks", "tubelets"]
 
-# Like the robots' models, but larger: six residual blocks in three stages of stride 16 (a ResNet-18 has eight in four)
-# of which the last looks one frame back, attention cubes of a quarter of a frame, and for each window 100 prototypes
-# that become 49 slots: 196 tokens for four windows.
+# The tokenizer of the robots' models, larger: a residual encoder of stride 16 (a stem and three stages of two residual
+# blocks each, with 64, 128 and 256 channels) whose last stage also sees the previous frame, attention cubes of a
+# quarter of a frame, and for each window 100 prototypes, pooled into 49 slots: 196 tokens for four windows.
 TOKENIZER = BackboneConfig(
     encoder=EncoderConfig(stem_width=64, stem_stride=4, widths=(64, 128, 256), depths=(2, 2, 2), times=(1, 1, 2)),
     attention=AttentionConfig(heads=4, cube=(1, 7, 7), selected=2, radius=(1, 1, 1)),
@@ -36,7 +35,7 @@ TOKENIZER = BackboneConfig(
 
 @dataclass(frozen=True)
 class Large:
-    """What both sides have; the defaults are V-JEPA 2's ViT-L, and of our tokenizer those above."""
+    """The sizes of both encoders; by default those of V-JEPA 2's ViT-L with the tokenizer above."""
 
     frames: int = 32
     pixels: int = 224
@@ -48,19 +47,19 @@ class Large:
     tokenizer: BackboneConfig = TOKENIZER
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """The sizes as plain JSON values."""
         return {**asdict(self), "tokenizer": self.tokenizer.model_dump(mode="json")}
 
 
 def _block(size: Large) -> Block:
-    """One of V-JEPA 2's blocks: ours with the exact GELU."""
+    """A block as in V-JEPA 2: ``Block`` with the exact GELU."""
     block = Block(size.width, size.heads, size.mlp_ratio)
     block.mlp[1] = nn.GELU()
     return block
 
 
 class ChunkViT(HNetViT):
-    """HNetViT whose transformer is wider than its tokenizer: one linear layer leads from slots to tokens."""
+    """HNetViT whose transformer is wider than its tokenizer: a linear layer maps slots to tokens."""
 
     def __init__(self, size: Large) -> None:
         super().__init__(size.tokenizer)
@@ -74,19 +73,19 @@ class ChunkViT(HNetViT):
         return super()._contextualise(self.widen(tokens), sizes, mask, rows)
 
     def tokens(self, video: Tensor) -> Tensor:
-        """Video B x T x H x W x 3 to tokens B x (windows * M') x width, each of which sees those of all windows."""
-        # Where the weights are bf16, autocast is for the layers that to_bf16 leaves out.
+        """Video B x T x H x W x 3 to tokens B x (windows * M') x width, with attention across windows."""
+        # With bf16 weights, autocast is needed for the layers that to_bf16 leaves in fp32.
         half = torch.autocast(video.device.type, video.dtype) if video.dtype == torch.bfloat16 else None
         with half or contextlib.nullcontext():
             return self(video, self.window, across=True).tokens.flatten(1, 2)
 
     def to_bf16(self) -> None:
-        """Turn the weights into bf16, except routing, pooling and positions, which need more than its 8 bits."""
+        """Convert the weights to bf16, except routing, pooling and positions, which need more than its 8 bits."""
         for part in (self.encoder, self.sparse_norm, self.sparse_attention, self.widen, self.blocks, self.norm):
             part.bfloat16()
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules whose time is told apart."""
+        """The modules whose time is measured separately."""
         return {
             "encoder": [self.encoder],
             "sparse attention": [self.sparse_norm, self.sparse_attention],
@@ -97,9 +96,9 @@ class ChunkViT(HNetViT):
 
 
 class TubeletViT(nn.Module):
-    """V-JEPA 2's encoder as transformers has it, with ``scaled_dot_product_attention``; its predictor is left out.
+    """V-JEPA 2's encoder from transformers, with ``scaled_dot_product_attention``, without its predictor.
 
-    Raises UserError when transformers is not installed or does not have it.
+    Raises UserError when transformers is not installed or too old.
     """
 
     def __init__(self, size: Large) -> None:
@@ -127,11 +126,11 @@ class TubeletViT(nn.Module):
         return tokens
 
     def to_bf16(self) -> None:
-        """Turn the weights into bf16."""
+        """Convert the weights to bf16."""
         self.bfloat16()
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules whose time is told apart."""
+        """The modules whose time is measured separately."""
         return {
             "tubelets": [self.encoder.embeddings],
             "attention": [layer.attention for layer in self.encoder.layer],
@@ -145,7 +144,7 @@ Model = TypeVar("Model", bound=ChunkViT | TubeletViT)
 
 
 def make(kind: Callable[[Large], Model], size: Large, bf16: bool = False) -> Model:
-    """One side with random weights. No more memory is ever held than they take, and none for their initial values."""
+    """An encoder with random weights, made without a second copy of them in memory."""
     with torch.device("meta"):
         model = kind(size)
     if bf16:
@@ -158,7 +157,7 @@ def make(kind: Callable[[Large], Model], size: Large, bf16: bool = False) -> Mod
 
 
 def clips(side: Side, size: Large, batch: int, bf16: bool = False) -> Tensor:
-    """Random normalised clips as the side wants them: channels last for chunks, before the rows for tubelets."""
+    """Random normalised clips in the encoder's layout: channels last for chunks, before the rows for tubelets."""
     picture = (size.pixels, size.pixels)
     shape = (batch, size.frames, *picture, 3) if side == "chunks" else (batch, size.frames, 3, *picture)
     video = torch.randn(shape, generator=torch.Generator().manual_seed(0))

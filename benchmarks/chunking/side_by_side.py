@@ -1,4 +1,4 @@
-"""Calls timed in turn, how their cost grows, and the most memory that a piece of work needs."""
+"""Interleaved timing of calls, exponents and crossovers of their cost, and peak memory."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def interleaved(
     seconds: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every call, which are made in turn so that a busy moment falls on all of them.
+    """Seconds of every call, interleaved so that other load on the machine affects all of them.
 
-    Every call is made once before, unmeasured. At least ``rounds`` rounds, then more until ``seconds`` have passed or
-    30 are done: short calls need many to be told apart.
+    Every call is made once before, unmeasured. There are at least ``rounds`` rounds, then more until ``seconds`` have
+    passed or 30 are done, since short calls need many.
     """
     for call in calls.values():
         call()
@@ -56,16 +56,15 @@ def medians(spent: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """b of the best ``cost = a * size ** b``: the slope of the line through the logarithms (least squares)."""
+    """b of the least-squares fit ``cost = a * size ** b`` in logarithms."""
     x, y = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
     return statistics.linear_regression(x, y).slope
 
 
 def crossover(sizes: Sequence[float], first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The size from which on ``second`` costs less than ``first``, sizes rising; None when it never does.
+    """The size from which on ``second`` costs less than ``first``, for ascending sizes; None when it never does.
 
-    Between two sizes both costs are taken to follow a power of the size. The smallest size when ``second`` is cheaper
-    everywhere.
+    Costs are interpolated as powers of the size. Returns the smallest size when ``second`` is cheaper everywhere.
     """
     ahead = [math.log(b / a) for a, b in zip(first, second, strict=True)]  # negative where the second is cheaper
     if ahead[-1] >= 0:
@@ -79,7 +78,7 @@ def crossover(sizes: Sequence[float], first: Sequence[float], second: Sequence[f
 
 @contextlib.contextmanager
 def time_of_parts(parts: Mapping[str, Sequence[nn.Module]]) -> Iterator[dict[str, float]]:
-    """Add up the seconds that named modules take in their forward passes while the block runs."""
+    """Sum the seconds of named modules' forward passes while the block runs."""
     spent = dict.fromkeys(parts, 0.0)
     with contextlib.ExitStack() as stack:
         for name, modules in parts.items():
@@ -98,15 +97,15 @@ def time_of_parts(parts: Mapping[str, Sequence[nn.Module]]) -> Iterator[dict[str
 
 
 def resident_mb() -> float:
-    """Memory that this process holds now, in MiB. Raises UserError where the system does not say (not Linux)."""
+    """Resident memory of this process in MiB. Raises UserError on systems other than Linux."""
     return int(_read(STATM).split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def peak_mb() -> float:
-    """The most memory that this program has held, in MiB.
+    """Peak resident memory of this program in MiB.
 
-    Not ``ru_maxrss``: a new process inherits that number from the one that started it. Raises UserError where the
-    system does not say (not Linux).
+    Not ``ru_maxrss``, which a new process inherits from the one that started it. Raises UserError on systems other than
+    Linux.
     """
     line = next(line for line in _read(STATUS).splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**10
@@ -114,12 +113,12 @@ def peak_mb() -> float:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"no {path}: this system does not say how much memory a process holds")
+        raise UserError(f"no {path}: resident memory can be measured on Linux only")
     return path.read_text()
 
 
 def in_own_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do something in a fresh process with as many torch threads as here, so that nothing here counts as its memory."""
+    """Call ``work`` in a fresh process with as many torch threads, whose memory is then only its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (_threads(),)) as pool:
         return pool.submit(work, *args, **kwargs).result()
 

@@ -1,8 +1,8 @@
-"""How fast the chunk encoder is: beside V-JEPA 2, as clips grow, and in training.
+"""Speed of the chunk encoder: beside V-JEPA 2, over the length of clips, and in training.
 
 ``python -m benchmarks.chunking --part speed`` writes the part ``speed`` of ``benchmarks/results/chunking.json`` and
-``docs/images/sparse_attention.png``. It needs transformers (the extra ``vjepa2``), Linux, a machine that has nothing
-else to do, 16 GB of memory and about 8 minutes on two cores. What is compared is measured in turn; times are medians.
+``docs/images/sparse_attention.png``. It needs transformers (the extra ``vjepa2``), Linux, a machine without other
+load, 16 GB of memory and about 8 minutes on two cores. Compared calls are interleaved; times are medians.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 3
 
 
 def speed(size: Large, curve: Curve, plot: Path | None) -> Part:
-    """Measure everything, and say on the way what has been found."""
+    """Measure everything and print the metrics as they are found."""
     found = Part({}, {}, {})
     for name, make in (
         ("forward", lambda: forward_speed(size, BATCH, ROUNDS)),
@@ -42,7 +42,7 @@ def speed(size: Large, curve: Curve, plot: Path | None) -> Part:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure and record. ``words`` must be none. Raises UserError for what the user can put right."""
+    """Measure and write the part; takes no arguments. Raises UserError without transformers or Linux."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Measure how fast the chunk encoder is.")
     parser.parse_args(words)
     part = speed(Large(), Curve(), PLOT)

@@ -1,9 +1,9 @@
-"""The planner: how fast, how cheap beside a peer, how good, and what each part of it is worth.
+"""The planner: latency, cost beside a peer, success, and the contribution of each component.
 
-``python -m benchmarks.planner`` makes the parts of ``benchmarks/results/planner.json`` that are missing or were made
-with other weights, one after another; a run that was stopped goes on. ``--part NAME`` makes a part anew (of
-``dynamics-TASK``, which trains its own models, what is missing in ``outputs/dynamics``). Timings need a machine that
-has nothing else to do.
+``python -m benchmarks.planner`` measures the parts of ``benchmarks/results/planner.json`` that are missing or were
+measured with other weights, one after another; an interrupted run can be resumed. ``--part NAME`` measures a part again
+(``dynamics-TASK`` trains its own models, those that are missing in ``outputs/dynamics``). Timings need a machine
+without other load.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from benchmarks.planner.deadline import deadline
 from benchmarks.planner.dynamics import STUDIES, dynamics
 from benchmarks.planner.episode_cost import episode_cost
 from benchmarks.planner.latency import latency
-from benchmarks.planner.long_horizon import ASKED, BEHIND_WALLS, far
+from benchmarks.planner.long_horizon import BEHIND_WALLS, IMAGES, long_horizon
 from benchmarks.planner.memory import memory
 from benchmarks.planner.ood import ood
 from benchmarks.planner.pareto import pareto
@@ -36,57 +37,53 @@ from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.errors import UserError, one_of
 from sims.core.registry import get_task
-from sims.core.task import Task
 
 TASK = "fetch-reach"
 TOLERANCE = 0.03  # metres, for success
 COMPARED = (TASK, "point-maze", "two-room")
 OBJECT = "meta-world-drawer-open"
-FAR = {TASK: ASKED, "two-room": (*ASKED, *BEHIND_WALLS), "point-maze": BEHIND_WALLS}  # 75 steps: 4 actions in the maze
-IMAGES = ROOT / "docs" / "images"
+# 75 steps of the environment are only 4 actions in point-maze.
+DISTANT = {TASK: IMAGES, "two-room": (*IMAGES, *BEHIND_WALLS), "point-maze": BEHIND_WALLS}
+PLOTS = ROOT / "docs" / "images"
 
 
-def parts(checkpoint: Path) -> dict[str, tuple[Path | None, Callable[[], Part]]]:
-    """Every part by name: the checkpoint it is about, if any, and what makes it.
+@dataclass(frozen=True)
+class Measurement:
+    """How a part is measured, and the checkpoint that it is about; None where it trains its own models."""
 
-    ``checkpoint`` is the one for fetch-reach.
-    """
-    task = get_task(TASK)
-    made: dict[str, tuple[Path | None, Callable[[], Part]]] = {
-        "latency": (checkpoint, lambda: latency(task, checkpoint)),
-        "episode": (checkpoint, lambda: episode_cost(task, checkpoint, TOLERANCE)),
-        "pareto": (checkpoint, lambda: pareto(task, checkpoint, TOLERANCE, IMAGES / "planner_pareto.png")),
-        "deadline": (checkpoint, lambda: deadline(task, checkpoint)),
-        "memory": (checkpoint, lambda: memory(checkpoint)),
-        "familiarity": (checkpoint, lambda: ood(task, checkpoint)),
-        "trained-peer": (checkpoint, lambda: trained_peer(task, checkpoint, RECIPES[TASK].episodes)),
-        "composition": (checkpoint, lambda: composition(task, checkpoint)),
-        **{f"dynamics-{study.task.name}": (None, partial(dynamics, study)) for study in STUDIES},
+    measure: Callable[[], Part]
+    checkpoint: Path | None
+
+
+def parts(checkpoint: Path) -> dict[str, Measurement]:
+    """Every part by name. ``checkpoint`` is the model of fetch-reach; the other tasks' models are the shipped ones."""
+
+    def model(name: str) -> Path:
+        return checkpoint if name == TASK else zoo.path(name)
+
+    def of(name: str, part: Callable[..., Part], *options: object) -> Measurement:
+        return Measurement(lambda: part(get_task(name), model(name), *options), model(name))
+
+    return {
+        "latency": of(TASK, latency),
+        "episode": of(TASK, episode_cost, TOLERANCE),
+        "pareto": of(TASK, pareto, TOLERANCE, PLOTS / "planner_pareto.png"),
+        "deadline": of(TASK, deadline),
+        "memory": Measurement(lambda: memory(checkpoint), checkpoint),
+        "ood": of(TASK, ood),
+        "trained-peer": of(TASK, trained_peer, RECIPES[TASK].episodes),
+        "composition": of(TASK, composition),
+        **{f"dynamics-{study.task.name}": Measurement(partial(dynamics, study), None) for study in STUDIES},
+        **{f"ablation-{name}": of(name, ablation) for name in (*COMPARED, OBJECT)},
+        **{f"alternatives-{name}": of(name, alternatives) for name in COMPARED},
+        **{f"long-horizon-{name}": of(name, long_horizon, goals) for name, goals in DISTANT.items()},
+        # Last, since a checkpoint without a success curve ends the run.
+        "calibration": of(TASK, calibration, PLOTS / "planner_calibration.png"),
     }
 
-    def on_task(part: Callable[[Task, Path], Part], name: str, source: Path) -> Callable[[], Part]:
-        return lambda: part(get_task(name), source)
 
-    for name in COMPARED:
-        source = checkpoint if name == TASK else zoo.path(name)
-        made[f"ablation-{name}"] = (source, on_task(ablation, name, source))
-        made[f"alternatives-{name}"] = (source, on_task(alternatives, name, source))
-
-    made[f"ablation-{OBJECT}"] = (zoo.path(OBJECT), on_task(ablation, OBJECT, zoo.path(OBJECT)))
-
-    def far_away(name: str, source: Path) -> Callable[[], Part]:
-        return lambda: far(get_task(name), source, FAR[name])
-
-    for name in FAR:
-        source = checkpoint if name == TASK else zoo.path(name)
-        made[f"far-{name}"] = (source, far_away(name, source))
-    # Last, since a checkpoint that says no probabilities ends the run.
-    made["calibration"] = (checkpoint, lambda: calibration(task, checkpoint, IMAGES / "planner_calibration.png"))
-    return made
-
-
-def is_made(name: str, checkpoint: Path | None) -> bool:
-    """Whether the result has a part of this name that was made with these weights, if it is about any."""
+def is_measured(name: str, checkpoint: Path | None) -> bool:
+    """Whether the result has this part, measured with the checkpoint's weights if it is about one."""
     part = read_result("planner")["parts"].get(name) if (RESULTS / "planner.json").is_file() else None
     if part is None or checkpoint is None:
         return part is not None
@@ -95,18 +92,18 @@ def is_made(name: str, checkpoint: Path | None) -> bool:
 
 @stoppable()
 def main() -> None:
-    """Make the parts that are asked for."""
+    """Measure the parts that are named, or those that are missing."""
     parser = argparse.ArgumentParser(description="Measure the planner, part by part.")
-    parser.add_argument("--checkpoint", type=Path, help=f"directory of a checkpoint for {TASK}; by default the zoo's")
-    parser.add_argument("--part", action="append", default=[], help="make this part anew; may be given several times")
+    parser.add_argument("--checkpoint", type=Path, help=f"directory of a checkpoint for {TASK}; default: the shipped")
+    parser.add_argument("--part", action="append", default=[], help="measure this part again; can be repeated")
     options = parser.parse_args()
     try:
         known = parts(options.checkpoint or zoo.path(TASK))
         for name in options.part:
             if name not in known:
                 raise one_of("part", name, known)
-        for name in options.part or [name for name, (source, _) in known.items() if not is_made(name, source)]:
-            part = known[name][1]()
+        for name in options.part or [name for name, m in known.items() if not is_measured(name, m.checkpoint)]:
+            part = known[name].measure()
             command = f"python -m benchmarks.planner --part {name}"
             path = merge_result("planner", name, command, part.settings, part.metrics, **part.behind)
             print(f"{path}: {name} {part.metrics}", flush=True)

@@ -1,4 +1,4 @@
-"""The search that ships against others (``searches``), at equal numbers of imagined steps, on the same pairs."""
+"""The shipped search beside other algorithms (``searches``), with equal numbers of imagined steps and equal pairs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.part import Part
-from benchmarks.planner.ablation import SHIPPED, compared
-from benchmarks.planner.instrumented import Watched, summarise, threads
+from benchmarks.planner.cells import difference, further, search_size
+from benchmarks.planner.comparison import compare_methods
+from benchmarks.planner.instrumented import InstrumentedPlanner, summarise, threads
 from benchmarks.planner.searches import BACKWARD, gradients, icem, mppi, random_shooting
+from benchmarks.planner.variants import SHIPPED
+from benchmarks.table import Result, Table, rate
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint
 from hnet_vjepa.planning.cem import Found, Search, SearchProblem, search_actions
 from hnet_vjepa.planning.interface import PlanQuery, PlanResult, SearchSettings
@@ -26,8 +29,8 @@ from sims.evaluation.policies import Policy, check_card, local_planner
 from sims.evaluation.results import summary
 
 PAIRS = 20
-LARGER = 4  # times the shipped budget, for the second comparison
-FEWER = 3  # times fewer pairs there
+LARGER = 4  # times the shipped budget, in the second comparison
+FEWER = 3  # times fewer pairs in it
 
 SEARCHES: dict[str, Search] = {
     SHIPPED: search_actions,
@@ -40,7 +43,7 @@ SEARCHES: dict[str, Search] = {
 
 @dataclass
 class Counted:
-    """A search that notes how many steps it had imagined; of a step that was differentiated, those of both passes."""
+    """A search that counts its imagined steps; a differentiated step counts as forward and backward pass."""
 
     search: Search
     steps: int = 0
@@ -58,7 +61,7 @@ class Counted:
 
 
 class DifferentiablePlanner(WorldModelPlanner):
-    """The planner without inference mode, in which nothing can be differentiated."""
+    """The planner without inference mode, which forbids gradients."""
 
     def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
         """See Planner."""
@@ -68,7 +71,7 @@ class DifferentiablePlanner(WorldModelPlanner):
 
 
 def budgets(shipped: SearchSettings, pairs: int) -> dict[str, tuple[SearchSettings, int]]:
-    """The settings at which searches are compared, by name, and on how many pairs."""
+    """The budgets at which searches are compared, by name: search settings and number of pairs."""
     larger = replace(shipped, candidates=2 * shipped.candidates, iterations=LARGER // 2 * shipped.iterations)
     return {"as shipped": (shipped, pairs), f"{LARGER} times as much": (larger, -(-pairs // FEWER))}
 
@@ -83,7 +86,7 @@ def alternatives(task: Task, checkpoint: Path, pairs: int = PAIRS, searches: Map
         rows = [
             row
             for budget, (search, count) in budgets(shipped.search, pairs).items()
-            for row in played(task, simulation, loaded, searches, search, budget, drawn[:count])
+            for row in play_searches(task, simulation, loaded, searches, search, budget, drawn[:count])
         ]
     return Part(
         {
@@ -100,7 +103,7 @@ def alternatives(task: Task, checkpoint: Path, pairs: int = PAIRS, searches: Map
     )
 
 
-def played(
+def play_searches(
     task: Task,
     simulation: Simulation,
     checkpoint: Checkpoint,
@@ -109,9 +112,11 @@ def played(
     budget: str,
     pairs: Sequence[Pair],
 ) -> list[dict[str, Any]]:
-    """One row for every search: success at the strictest tolerance, what it costs, and how it compares with ours."""
+    """One row for each search: success at the strictest tolerance, cost, and comparison with the shipped search."""
     counted = {name: Counted(search) for name, search in searches.items()}
-    instrumented = {name: Watched(planner(checkpoint, one), in_budget(settings)) for name, one in counted.items()}
+    instrumented = {
+        name: InstrumentedPlanner(searching(checkpoint, one), in_budget(settings)) for name, one in counted.items()
+    }
     policies: list[Policy] = [replace(local_planner(w), name=name) for name, w in instrumented.items()]
     result = evaluate(task, simulation, policies, pairs, "dev", 0, "image", progress=False)
     rows = []
@@ -125,21 +130,61 @@ def played(
                 "success_end": found["success"][result.criteria[-1]]["end"],
                 "final_distance": found["final_distance"]["p50"],
                 "imagined": counted[method.name].steps / counted[method.name].plans,
-                "cpu_s": summarise(instrumented[method.name].spent[1:])[
-                    "cpu_s"
-                ],  # the first is asked twice: see ``play``
-                "against": None if method.name == SHIPPED else compared(result, SHIPPED, method.name),
+                # The first query is repeated: see ``play``.
+                "cpu_s": summarise(instrumented[method.name].costs[1:])["cpu_s"],
+                "against": None if method.name == SHIPPED else compare_methods(result, SHIPPED, method.name),
             }
         )
     return rows
 
 
-def planner(checkpoint: Checkpoint, counted: Counted) -> WorldModelPlanner:
-    """A planner that searches this way."""
+def searching(checkpoint: Checkpoint, counted: Counted) -> WorldModelPlanner:
+    """A planner with this search."""
     make = DifferentiablePlanner if counted.search is gradients else WorldModelPlanner
     return make(checkpoint, counted)
 
 
 def in_budget(settings: SearchSettings) -> Callable[[PlanQuery], PlanQuery]:
-    """Ask for a search of these settings."""
+    """A transform that sets the search settings of a query."""
     return lambda query: replace(query, search=settings)
+
+
+def table(result: Result) -> Table:
+    """Every search on every task at both budgets, compared with the shipped one on the same pairs."""
+    names = tuple(name for name in result.parts if name.startswith("alternatives-"))
+    rows = []
+    for name in names:
+        settings, last = result.parts[name]["settings"], ""
+        for row in result.parts[name]["rows"]:
+            cells = ["–", "–"]
+            if row["against"]:
+                cells = [
+                    difference(row["against"]["success_end"][settings["criterion"]]),
+                    further(row["against"]["further"], settings["unit"]),
+                ]
+            about = f"`{settings['task']}`, within {settings['criterion']}, {search_size(row['search'])}"
+            rows.append(
+                [
+                    about if about != last else "",
+                    "CEM (shipped)" if row["who"] == SHIPPED else row["who"],
+                    rate(row["success_end"]),
+                    *cells,
+                    f"{row['imagined']:.0f}",
+                    f"{1e3 * row['cpu_s']:.1f}",
+                ]
+            )
+            last = about
+    note = (
+        "Success at the end on dev pairs, one thread; imagined steps without those of the policy prior, which all "
+        "searches use; a differentiated step counts three times. Comparisons pair by pair (exact McNemar test)."
+    )
+    head = [
+        "",
+        "search",
+        "success",
+        "against the shipped search",
+        "final distance, median difference",
+        "steps per plan",
+        "CPU ms per plan",
+    ]
+    return Table(head, rows, note, names)

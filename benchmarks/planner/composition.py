@@ -1,10 +1,10 @@
-"""What composed goals and costs do to plans: a place in the way, how steps count, and a part of a goal picture."""
+"""Effects of composed goals and costs: a region to avoid, the aggregation over steps, and a region of a goal image."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +12,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.part import Part
-from benchmarks.planner.instrumented import Watched, as_asked, threads
-from hnet_vjepa.errors import UserError
+from benchmarks.planner.avoidance import avoidance_row, pairs_across
+from benchmarks.planner.cells import search_size
+from benchmarks.planner.comparison import success_row
+from benchmarks.planner.instrumented import Transform, policies, threads, unchanged
+from benchmarks.table import Result, Table, rate
 from hnet_vjepa.planning.goals.region import Region
 from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.interface import Cost, Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
-from sims.core.task import Simulation, State, Task
-from sims.evaluation.evaluate import play
-from sims.evaluation.pairs import Pair, fulfils, make_pair, make_pairs
-from sims.evaluation.policies import Actor, Decision, Observation, Policy, ScriptedPolicy, check_card, local_planner
-from sims.evaluation.results import MethodResult
+from sims.core.task import Simulation, Task
+from sims.evaluation.pairs import Pair, make_pairs
+from sims.evaluation.policies import ScriptedPolicy, check_card
+from sims.evaluation.units import in_unit, length, shown_in
 
 PAIRS = 40
-PLACE = ("centre", "middle")  # of the picture: there is a way around it on every side
-WIDE = SearchSettings(64, 4, 6, 8)  # of plans that are done without looking: long ones
-MOST_DRAWS = 50  # for each pair with the place on its way
-PATCH = 16  # pixels of the foreign square in the corner of goal pictures
+PLACE = ("centre", "middle")  # of the image: it can be passed on every side
+WIDE = SearchSettings(64, 4, 6, 8)  # for long plans that are executed open loop
+PATCH = 16  # side of the distractor square in the corner of goal images, in pixels
 
-Change = Callable[[PlanQuery], PlanQuery]
-
-
-@dataclass
-class Tracked:
-    """A policy of which every state is noted that it decides in: one list for each episode."""
-
-    policy: Policy
-    states: list[list[State]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return self.policy.name
-
-    def begin(self, pair: Pair) -> Actor:
-        """Start an episode."""
-        act, seen = self.policy.begin(pair), list[State]()
-        self.states.append(seen)
-
-        def noted(now: Observation) -> Decision:
-            seen.append(now.state)
-            return act(now)
-
-        return noted
+COSTS = {
+    "sum over steps": Cost(),
+    "closest approach": Cost("closest"),
+    "sum, control 1": Cost(control=1.0),
+    "closest approach, control 0.1": Cost("closest", 0.1),
+}
 
 
 def composition(
     task: Task, checkpoint: Path, pairs: int = PAIRS, wide: SearchSettings = WIDE, place: tuple[str, ...] = PLACE
 ) -> Part:
-    """Play dev pairs with and without each of them, one thread. Raises UserError when no pair has ``place`` between."""
+    """Play dev pairs with and without each of them, one thread.
+
+    Raises UserError when there are not enough pairs whose path crosses ``place``.
+    """
     planner = load_planner(checkpoint)
     check_card(task, planner.card, "image")
     with contextlib.closing(task.open()) as simulation, threads(1):
         blocked = pairs_across(task, simulation, place, pairs)
-        ways: dict[str, Change] = {
-            "planner": as_asked,
-            "planner that avoids it": lambda query: replace(query, cost=Cost(avoid=(place,))),
+        transforms: dict[str, Transform] = {
+            "planner": unchanged,
+            "planner, avoid cost": lambda query: replace(query, cost=Cost(avoid=(place,))),
         }
         around = [
-            keeping_out(task, simulation, policy, place, blocked)
-            for policy in (*planners(planner, ways), ScriptedPolicy(task))
+            avoidance_row(task, simulation, policy, place, blocked)
+            for policy in (*policies(planner, transforms), ScriptedPolicy(task))
         ]
         drawn = make_pairs(task, simulation, "dev", 0, pairs, "image")
-        over_steps = [blindly(task, simulation, planner, name, cost, drawn, wide) for name, cost in COSTS.items()]
+        over_steps = [open_loop_row(task, simulation, planner, name, cost, drawn, wide) for name, cost in COSTS.items()]
         in_part = [
-            reaching(task, simulation, policy, drawn)
-            for policy in planners(planner, {name: on_picture(change) for name, change in PICTURES.items()})
+            success_row(task, simulation, policy, drawn)
+            for policy in policies(planner, {name: with_goal(make) for name, make in GOALS.items()})
         ]
     without, avoiding = around[0], around[1]
     return Part(
@@ -101,70 +86,7 @@ def composition(
     )
 
 
-# A place in the way
-
-
-def pairs_across(task: Task, simulation: Simulation, place: tuple[str, ...], count: int) -> list[Pair]:
-    """The first dev pairs that begin and end outside of the place, with the scripted way leading through it."""
-    found = list[Pair]()
-    for index in range(MOST_DRAWS * count):
-        pair = make_pair(task, simulation, "dev", 0, index, "image")
-        control, inside = task.controller(pair.goal_state), list[bool]()
-        simulation.restore(pair.start)
-        for _ in range(task.evaluation_steps):
-            inside.append(fulfils(task, simulation.state(), place))
-            simulation.step(control(simulation.state()))
-        if any(inside) and not inside[0] and not fulfils(task, pair.goal_state, place):
-            found.append(pair)
-            if len(found) == count:
-                return found
-    raise UserError(
-        f"{task.name}: {len(found)} pairs with the place {', '.join(place)} on their way; {count} are needed"
-    )
-
-
-def planners(planner: Planner, changes: dict[str, Change]) -> list[Policy]:
-    """The planner, asked in different ways."""
-    return [replace(local_planner(Watched(planner, change)), name=name) for name, change in changes.items()]
-
-
-def keeping_out(
-    task: Task, simulation: Simulation, policy: Policy, place: tuple[str, ...], pairs: Sequence[Pair]
-) -> dict[str, Any]:
-    """How often one policy is in the place, by the simulator's truth, beside how often it arrives."""
-    tracked = Tracked(policy)
-    row = reaching(task, simulation, tracked, pairs)
-    inside = [[fulfils(task, state, place) for state in states] for states in tracked.states[1:]]  # see ``play``
-    return {
-        **row,
-        "inside": float(np.mean(inside)),
-        "steps_inside": float(np.sum(inside) / len(inside)),
-        "never_inside": float(np.mean([not any(steps) for steps in inside])),
-    }
-
-
-def reaching(task: Task, simulation: Simulation, policy: Policy, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Success at the end at every tolerance, and the distance there."""
-    played: MethodResult = play(task, simulation, policy, pairs, task.evaluation_steps, progress=False)
-    return {
-        "who": policy.name,
-        "success_end": [asdict(played.end(i)) for i in range(len(task.tolerances))],
-        "final_distance": float(np.median(played.final_distances())),
-    }
-
-
-# How steps count
-
-
-COSTS = {
-    "sum over steps": Cost(),
-    "closest approach": Cost("closest"),
-    "sum, control 1": Cost(control=1.0),
-    "closest approach, control 0.1": Cost("closest", 0.1),
-}
-
-
-def blindly(
+def open_loop_row(
     task: Task,
     simulation: Simulation,
     planner: Planner,
@@ -173,21 +95,21 @@ def blindly(
     pairs: Sequence[Pair],
     search: SearchSettings,
 ) -> dict[str, Any]:
-    """One plan of each pair, done to its end without looking: how near it comes, stays and ends, and what it moves."""
-    ways, moved = list[list[float]](), list[float]()
+    """One plan for each pair, executed open loop: nearest, mean and final distance to the goal, and size of actions."""
+    paths, moved = list[list[float]](), list[float]()
     active = list(task.action.active)
     half = (np.array(task.action.high) - np.array(task.action.low))[active] / 2
     for pair in pairs:
         simulation.restore(pair.start)
         query = PlanQuery(simulation.frame()[None], pair.goal, pair.index, search=search, cost=cost)
         [plan] = planner.plan([query])
-        way = []
+        path = []
         for action in plan.actions:
             simulation.step(action)
-            way.append(task.distance(simulation.state(), pair.goal_state))
-        ways.append(way)
+            path.append(task.distance(simulation.state(), pair.goal_state))
+        paths.append(path)
         moved.append(float(np.square(plan.actions[:, active] / half).sum()))
-    distances = np.array(ways)
+    distances = np.array(paths)
     return {
         "cost": name,
         "nearest": float(np.median(distances.min(1))),
@@ -198,35 +120,107 @@ def blindly(
     }
 
 
-# A part of a goal picture
-
-
 def patched(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture with a bright square in its upper left corner that no training picture has."""
+    """An image with a bright square in its upper left corner that no training image has."""
     changed = frame.copy()
     changed[:PATCH, :PATCH] = (250, 40, 220)
     return changed
 
 
 def without_corner(frame: NDArray[np.uint8]) -> ImageGoal:
-    """A goal picture of which only what is to the right of the square counts."""
+    """An image goal whose region is everything to the right of the square."""
     height, width, _ = frame.shape
     return ImageGoal(frame, Region(PATCH, 0, width, height))
 
 
-PICTURES: dict[str, Callable[[NDArray[np.uint8]], ImageGoal]] = {
-    "as it is": ImageGoal,
-    "with a foreign square": lambda frame: ImageGoal(patched(frame)),
-    "with a foreign square, region without it": lambda frame: without_corner(patched(frame)),
-    "as it is, the same region": without_corner,
+GOALS: dict[str, Callable[[NDArray[np.uint8]], ImageGoal]] = {
+    "original": ImageGoal,
+    "with a distractor square": lambda frame: ImageGoal(patched(frame)),
+    "with a distractor square, region without it": lambda frame: without_corner(patched(frame)),
+    "original, the same region": without_corner,
 }
 
 
-def on_picture(change: Callable[[NDArray[np.uint8]], ImageGoal]) -> Change:
-    """Ask for another goal picture in place of the one that was asked for."""
+def with_goal(make: Callable[[NDArray[np.uint8]], ImageGoal]) -> Transform:
+    """Replace a query's goal by one made from its goal image."""
 
-    def changed(query: PlanQuery) -> PlanQuery:
+    def transform(query: PlanQuery) -> PlanQuery:
         assert isinstance(query.goal, ImageGoal)
-        return replace(query, goal=change(query.goal.frame))
+        return replace(query, goal=make(query.goal.frame))
 
-    return changed
+    return transform
+
+
+def avoidance_table(result: Result) -> Table:
+    """A region on the path, with and without the cost of being inside it."""
+    part = result.parts["composition"]
+    settings = part["settings"]
+    rows = [
+        [
+            row["who"],
+            f"{100 * row['inside']:.1f} %",
+            f"{row['steps_inside']:.1f}",
+            f"{100 * row['never_inside']:.0f} %",
+            rate(row["success_end"][-1]),
+            f"{shown_in(settings['unit'])[0] * row['final_distance']:.2g}",
+        ]
+        for row in part["around"]
+    ]
+    note = (
+        f"The first {settings['pairs']} dev pairs of {settings['task']} whose scripted path crosses the region that is "
+        f"{' and '.join(settings['place'])}; {search_size(settings['search'])}, `avoid_weight` "
+        f"{settings['avoid_weight']:g}. Positions are the simulator's."
+    )
+    strict = f"within {length(settings['tolerance'], settings['unit'])} at the end"
+    final = in_unit("final distance, median", settings["unit"])
+    head = ["", "steps inside", "steps inside per episode", "episodes without any", strict, final]
+    return Table(head, rows, note, ("composition",))
+
+
+def over_steps_table(result: Result) -> Table:
+    """How energies are aggregated over the steps: plans that are executed open loop."""
+    part = result.parts["composition"]
+    settings = part["settings"]
+    factor = shown_in(settings["unit"])[0]
+    rows = [
+        [
+            row["cost"],
+            *(f"{factor * row[key]:.2g}" for key in ("nearest", "mean", "end")),
+            f"{row['nearest_at']:.1f}",
+            f"{row['moved']:.1f}",
+        ]
+        for row in part["over_steps"]
+    ]
+    note = (
+        f"One plan for each of {settings['pairs']} dev pairs of {settings['task']} ({search_size(settings['wide'])}), "
+        "executed open loop; medians over the pairs, in the last two columns means."
+    )
+    unit = settings["unit"]
+    head = [
+        "cost",
+        *(in_unit(f"{what} distance", unit) for what in ("nearest", "mean", "final")),
+        "nearest after action",
+        "squared size of actions",
+    ]
+    return Table(head, rows, note, ("composition",))
+
+
+def regions_table(result: Result) -> Table:
+    """Goal images with a distractor in a corner, with and without a region."""
+    part = result.parts["composition"]
+    settings = part["settings"]
+    unit = settings["unit"]
+    rows = [
+        [
+            row["who"],
+            *(rate(found) for found in (row["success_end"][0], row["success_end"][-1])),
+            f"{shown_in(unit)[0] * row['final_distance']:.2g}",
+        ]
+        for row in part["in_part"]
+    ]
+    note = (
+        f"{settings['pairs']} dev pairs of {settings['task']}; a bright square of {settings['patch']} x "
+        f"{settings['patch']} pixels in the upper left corner of the goal image."
+    )
+    within = [f"within {length(settings[key], unit)} at the end" for key in ("loosest", "tolerance")]
+    return Table(["goal image", *within, in_unit("final distance, median", unit)], rows, note, ("composition",))

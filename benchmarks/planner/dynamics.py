@@ -1,11 +1,11 @@
-"""Which dynamics to plan with: steps or all in one pass, slots or one vector, the encoder trained along or frozen.
+"""Kinds of dynamics: step by step or all steps in one pass, slots or one vector, encoder fine-tuned or frozen.
 
-For each task and seed one short pretraining is shared; from it every variant trains the action phase with the same
-episodes and number of steps, and then plays the same dev pairs with the same search. The trainings are far shorter
-than the presets', so that variants differ where the presets' models all succeed.
+For each task and seed the variants share one short pretraining; each then trains the action phase with the same
+episodes and number of steps and plays the same dev pairs with the same search. The trainings are much shorter than the
+presets', so that variants differ where the presets' models all succeed.
 
-Every model leaves one JSON in the work directory and is not made again, so a run that was stopped goes on. What a plan
-costs is measured when all are there, in turn. A quarter of an hour on one core for fetch-reach,
+Every model writes one JSON to the work directory and is not trained again, so an interrupted run can be resumed. The
+cost of a plan is measured when all models exist, in turn. It takes a quarter of an hour on one core for fetch-reach,
 half an hour for two-room.
 """
 
@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.part import Part
-from benchmarks.planner.instrumented import Watched, asked_again, closed_loop, measured, threads
+from benchmarks.planner.cells import difference
+from benchmarks.planner.instrumented import InstrumentedPlanner, closed_loop_queries, measure, replay, threads
+from benchmarks.table import Result, Table, rate
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.config import Config, load_config
 from hnet_vjepa.pipeline import run_pipeline
@@ -36,7 +38,7 @@ from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import make_pairs
 from sims.evaluation.policies import local_planner
 from sims.evaluation.statistics import paired_difference, wilson
-from sims.evaluation.units import length
+from sims.evaluation.units import length, shown_in
 
 FLAT = "slots, MLP step"  # the default
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -44,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "slots, transformer step": {"model.world_model.dynamics": "transformer"},
     "slots, all steps in one pass": {"model.world_model.dynamics": "prefix"},
     "slots, MLP step, encoder frozen": {"action.frozen_encoder": True},
-    # As many numbers in all: to the dynamics it is the same.
+    # As many numbers in all as the slots have.
     "one vector, MLP step": {"model.backbone.pooling.grid": [1, 1], "model.world_model.state_dim": 288},
 }
 SHORT: dict[str, Any] = {
@@ -56,25 +58,29 @@ SHORT: dict[str, Any] = {
     "action.clip_frames": 6,
     "plan.candidates": 32,
     "plan.iterations": 2,
-    "plan.horizon": 4,  # as many steps as the clips show
+    "plan.horizon": 4,  # as many steps as the clips have
     "plan.elites": 6,
 }
-LONGER: dict[str, Any] = {**SHORT, "pretrain.steps": 300, "action.steps": 500}  # small things are learnt late
+LONGER: dict[str, Any] = {
+    **SHORT,
+    "pretrain.steps": 300,
+    "action.steps": 500,
+}  # for small agents
 EPISODES = 400
 PAIRS = 100
-ASKED = 4  # pairs whose closed loop is asked again for what a plan costs
-ROUNDS = 5  # how often
+REPLAYED = 4  # pairs whose closed loop is replayed to measure the cost of a plan
+ROUNDS = 5  # of replaying
 WORK = Path("outputs/dynamics")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained on one task, and from which distance on it counts as success (in the task's unit)."""
+    """The trainings on one task, and the distance within which an episode is a success (in the task's unit)."""
 
     task: Task
     tolerance: float
-    config: str  # the configuration that is made short, by name or path
-    short: Mapping[str, Any]
+    config: str  # the configuration that is shortened, by name or path
+    short: Mapping[str, Any]  # the fields that shorten it
     seeds: tuple[int, ...] = (0,)  # of the trainings
     pairs: int = PAIRS
 
@@ -85,11 +91,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: how it was trained, how well it imagines, and where its episodes ended."""
+    """One training: its cost, its open-loop errors, and the final distances of its episodes."""
 
-    train_cpu_s: float  # of the action phase, measuring on held-out episodes included
-    open_loop: float  # error of the imagined state after 1 to 10 steps, as a share of "nothing moves"
-    open_loop_cm: float | None  # error of the place read from it after ``plan.horizon`` steps, where there is one
+    train_cpu_s: float  # of the action phase, its held-out metrics included
+    open_loop: float  # error of imagined states after 1 to 10 steps, relative to the constant state
+    open_loop_cm: float | None  # position error of its linear probe after ``plan.horizon`` steps, if measured
     distances: list[float]  # to the goal after the last action, in the task's unit
 
 
@@ -100,61 +106,61 @@ STUDIES = (
 
 
 def episodes(study: Study, work: Path) -> Path:
-    """The task's episodes, collected unless they are there."""
+    """The task's episodes, collected if missing."""
     return collect(study.task.name, EPISODES, 0, work / study.task.name / "episodes")
 
 
 def checkpoint(study: Study, work: Path, variant: str, seed: int) -> Path:
-    """Where the weights of a training are."""
+    """Directory of a training's weights."""
     name = variant.replace(", ", "-").replace(" ", "-")
     return work / study.task.name / f"{name}-{seed}" / "training" / "action"
 
 
 def make_cell(study: Study, data: Path, work: Path, variant: str, seed: int) -> Cell:
-    """Train and judge one model, unless that was done before with the same settings."""
+    """Train and evaluate one model, unless the work directory has it with the same settings."""
     config, folder = study.settings(variant, seed), checkpoint(study, work, variant, seed).parent
-    asked = {"config": config.model_dump(mode="json"), "pairs": study.pairs, "episodes": EPISODES}
+    wanted = {"config": config.model_dump(mode="json"), "pairs": study.pairs, "episodes": EPISODES}
     path = folder.parent / "cell.json"
     if path.is_file():
         known = json.loads(path.read_text())
-        if known["asked"] == asked:
+        if known["asked"] == wanted:
             return Cell(**known["cell"])
     shared = work / study.task.name / f"shared-{seed}"
     with contextlib.closing(study.task.open()) as simulation, threads(1):
         begun = run_pipeline(study.settings(FLAT, seed), data, shared, ("pretrain",), progress=False)
-        shutil.rmtree(folder, ignore_errors=True)  # half a training would be cheaper than it is
-        trained, spent = measured(lambda: run_pipeline(config, data, folder, ("action",), begun, progress=False))
+        shutil.rmtree(folder, ignore_errors=True)  # resuming would make the training look cheaper
+        trained, cost = measure(lambda: run_pipeline(config, data, folder, ("action",), begun, progress=False))
         metrics, policy = read_manifest(trained).phases[-1].metrics, local_planner(load_planner(trained))
         pairs = make_pairs(study.task, simulation, "dev", 0, study.pairs, "image")
         played = play(study.task, simulation, policy, pairs, study.task.evaluation_steps, progress=False)
     cell = Cell(
-        train_cpu_s=spent.cpu_s,
+        train_cpu_s=cost.cpu_s,
         open_loop=metrics["open_loop_ratio"],
         open_loop_cm=metrics.get(f"open_loop_cm/{config.plan.horizon}"),
         distances=[float(d) for d in played.final_distances()],
     )
-    write_json_atomic(path, {"asked": asked, "cell": asdict(cell)})
+    write_json_atomic(path, {"asked": wanted, "cell": asdict(cell)})
     return cell
 
 
-def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], asked: int, rounds: int) -> dict[str, float]:
-    """Median CPU time of a plan, in milliseconds, one thread: all variants in turn answer what the first was asked."""
+def plan_cpu_ms(study: Study, work: Path, variants: Sequence[str], replayed: int, rounds: int) -> dict[str, float]:
+    """Median CPU time of a plan in milliseconds, one thread: all variants answer the first one's queries in turn."""
     planners = {variant: load_planner(checkpoint(study, work, variant, study.seeds[0])) for variant in variants}
     first = planners[variants[0]]
-    noted: dict[str, list[Watched]] = {variant: [] for variant in variants}
+    measured: dict[str, list[InstrumentedPlanner]] = {variant: [] for variant in variants}
     with contextlib.closing(study.task.open()) as simulation, threads(1):
-        pairs = make_pairs(study.task, simulation, "dev", 0, asked, "image")
-        queries = closed_loop(study.task, simulation, first, pairs)
+        pairs = make_pairs(study.task, simulation, "dev", 0, replayed, "image")
+        queries = closed_loop_queries(study.task, simulation, first, pairs)
         for run, variant in itertools.product(range(1, rounds + 1), variants):
-            noted[variant].append(asked_again(planners[variant], queries, run))
+            measured[variant].append(replay(planners[variant], queries, run))
     return {
-        variant: 1e3 * float(np.median([spent.cpu_s for w in instrumented for spent in w.spent]))
-        for variant, instrumented in noted.items()
+        variant: 1e3 * float(np.median([cost.cpu_s for planner in instrumented for cost in planner.costs]))
+        for variant, instrumented in measured.items()
     }
 
 
 def rows(study: Study, cells: Mapping[str, Sequence[Cell]], cpu_ms: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What stands in the table of a task. ``cells``: each variant's trainings.
+    """One row for each variant. ``cells``: each variant's trainings, by seed.
 
     Successes are compared with those of the first variant, seed by seed and pair by pair.
     """
@@ -185,11 +191,11 @@ def _mean(values: Sequence[float]) -> float | None:
 def dynamics(
     study: Study,
     work: Path = WORK,
-    asked: int = ASKED,
+    replayed: int = REPLAYED,
     rounds: int = ROUNDS,
     record: Callable[[Study, Path], Path] = episodes,
 ) -> Part:
-    """Make what is missing of all variants on one task, and compare them. ``record`` gives the task's episodes."""
+    """Train the missing variants on one task, and compare them all. ``record`` returns the task's episodes."""
     data = record(study, work)
     cells = {variant: [make_cell(study, data, work, variant, seed) for seed in study.seeds] for variant in VARIANTS}
     return Part(
@@ -204,5 +210,53 @@ def dynamics(
             "threads": 1,
         },
         {},
-        {"rows": rows(study, cells, plan_cpu_ms(study, work, list(cells), asked, rounds))},
+        {"rows": rows(study, cells, plan_cpu_ms(study, work, list(cells), replayed, rounds))},
     )
+
+
+def table(result: Result) -> Table:
+    """Cost and success of the variants of the dynamics, task by task."""
+    names = tuple(name for name in result.parts if name.startswith("dynamics-"))
+    rows, steps = [], []
+    for name in names:
+        settings = result.parts[name]["settings"]
+        short = settings["short"]
+        steps.append(f"{short['pretrain.steps']} + {short['action.steps']} on {settings['task']}")
+        for i, row in enumerate(result.parts[name]["rows"]):
+            factor, unit = shown_in(row["unit"])
+            compared = row["against_first"]
+            rows.append(
+                [
+                    "" if i else f"`{settings['task']}`, within {row['within']}",
+                    row["variant"],
+                    rate(row["success_end"]),
+                    " / ".join(f"{100 * share:.0f}" for share in row["trainings"]),
+                    difference({**compared, "difference": -compared["difference"]}) if i else "–",
+                    f"{factor * row['final_distance']:.2g} {unit}",
+                    f"{row['open_loop']:.3f}",
+                    "–" if row["open_loop_cm"] is None else f"{row['open_loop_cm']:.1f}",
+                    f"{row['cpu_ms']:.1f}",
+                    f"{row['train_cpu_s']:.0f}",
+                ]
+            )
+    note = (
+        "Far fewer steps than the presets' (of the shared pretraining + of each variant's action phase): "
+        f"{', '.join(steps)}. One thread, the same search for all. Success at the end on dev pairs by the models of "
+        "all trainings, with its 95 % interval, then of each, compared with the first row pair by pair (exact McNemar "
+        "test), which ignores the variance between trainings. Open-loop error: mean error of imagined states on "
+        "held-out episodes, over 1 to 10 steps, relative to the constant state; in cm: of the position that a linear "
+        "probe reads from them after as many steps as a plan has."
+    )
+    head = [
+        "",
+        "dynamics",
+        "success",
+        "of each training [%]",
+        "against the first",
+        "final distance, median",
+        "open-loop error, relative",
+        "open-loop error [cm]",
+        "CPU ms per plan",
+        "training [CPU s]",
+    ]
+    return Table(head, rows, note, names)

@@ -1,10 +1,10 @@
-"""What plans cost, in wall time and in CPU time, noted while a planner works."""
+"""Wall time and CPU time of plans, measured while a planner is used."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,42 +17,43 @@ from hnet_vjepa.planning.interface import ModelCard, Planner, PlanQuery, PlanRes
 from sims.core.task import Simulation, Task
 from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair
-from sims.evaluation.policies import local_planner
+from sims.evaluation.policies import Policy, local_planner
 from sims.evaluation.statistics import percentiles
 
 EPISODE = 1000  # between the seeds of two episodes' first queries: see sims.evaluation.policies.PlannerPolicy
-SETTLE_S = 0.5  # torch's threads wait actively for a while after their last work, which would count for what follows
+SETTLE_S = 0.5  # torch's threads spin for a while after their last work, which would be charged to what follows
 
 T = TypeVar("T")
+Transform = Callable[[PlanQuery], PlanQuery]
 
 
 @dataclass(frozen=True)
-class Spent:
+class PlanCost:
     """The cost of one plan."""
 
     wall_ms: float
-    cpu_s: float  # of all threads of this process together
+    cpu_s: float  # sum over all threads of this process
 
 
-def measured(work: Callable[[], T]) -> tuple[T, Spent]:
-    """Do something and say what it cost."""
+def measure(work: Callable[[], T]) -> tuple[T, PlanCost]:
+    """Call ``work`` and return its result with its cost."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = work()
-    return result, Spent((time.perf_counter() - wall) * 1e3, time.process_time() - cpu)
+    return result, PlanCost((time.perf_counter() - wall) * 1e3, time.process_time() - cpu)
 
 
-def as_asked(query: PlanQuery) -> PlanQuery:
+def unchanged(query: PlanQuery) -> PlanQuery:
     """The query itself."""
     return query
 
 
 def stamped(query: PlanQuery, run: int = 0, new_goal: bool = False) -> PlanQuery:
-    """A query of an evaluation as a real camera would make it, of which no two pictures are alike.
+    """A query of an evaluation whose images differ from all others, as those of a real camera do.
 
-    A planner remembers the pictures it has encoded. A robot that stands still in a simulator, or an episode asked once
-    more, would seem cheaper than it is. So three pixels of each frame tell the moment (the query's seed says which it
-    is), the same for all queries that see it, and of the goal the episode; and ``run``, which sets repetitions apart.
-    ``new_goal``: the goal is another picture in every query.
+    The planner caches encoded images. A robot that stands still in a simulator, or a repeated episode, would therefore
+    look cheaper than it is. So the first eight bytes of each frame hold its time step (known from the query's seed),
+    equal in all queries that contain this frame, those of the goal image hold the episode; and all hold ``run``, which
+    separates repetitions. ``new_goal``: the goal is a new image in every query.
     """
     first = query.seed - len(query.frames) + 1
     frames = [_stamp(frame, run, first + i) for i, frame in enumerate(query.frames)]
@@ -70,34 +71,42 @@ def _stamp(frame: NDArray[np.uint8], run: int, number: int) -> NDArray[np.uint8]
 
 
 @dataclass
-class Watched:
-    """A planner that notes every query with what its plan cost, and may be made to answer a changed query instead."""
+class InstrumentedPlanner:
+    """A planner that records every query with the cost of its plan. ``transform`` is applied to each query first."""
 
     planner: Planner
-    change: Callable[[PlanQuery], PlanQuery] = as_asked
+    transform: Transform = unchanged
     queries: list[PlanQuery] = field(default_factory=list)
-    spent: list[Spent] = field(default_factory=list)
+    costs: list[PlanCost] = field(default_factory=list)
     timing_ms: list[dict[str, float]] = field(default_factory=list)  # the planner's own: encode, plan
-    reached: list[bool] = field(default_factory=list)  # then no search was made
+    reached: list[bool] = field(default_factory=list)  # where true, there was no search
 
     @property
     def card(self) -> ModelCard:
-        """What the model is."""
+        """The model's card."""
         return self.planner.card
 
     def check(self, query: PlanQuery) -> None:
         """See Planner."""
-        self.planner.check(self.change(query))
+        self.planner.check(self.transform(query))
 
     def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
-        """See Planner. The cost of a batch counts for its first query."""
-        asked = [self.change(query) for query in queries]
-        results, spent = measured(lambda: self.planner.plan(asked))
-        self.queries += asked
-        self.spent.append(spent)
+        """See Planner. The cost of a batch is recorded once."""
+        transformed = [self.transform(query) for query in queries]
+        results, cost = measure(lambda: self.planner.plan(transformed))
+        self.queries += transformed
+        self.costs.append(cost)
         self.timing_ms.append(results[0].timing_ms)
         self.reached.append(results[0].reached)
         return results
+
+
+def policies(planner: Planner, transforms: Mapping[str, Transform]) -> list[Policy]:
+    """One policy for each transform of the planner's queries, by name."""
+    return [
+        replace(local_planner(InstrumentedPlanner(planner, transform)), name=name)
+        for name, transform in transforms.items()
+    ]
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -105,24 +114,24 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return dict(zip(("p50", "p95", "p99"), percentiles(values, (50, 95, 99)), strict=True))
 
 
-def summarise(spent: Sequence[Spent]) -> dict[str, Any]:
+def summarise(costs: Sequence[PlanCost]) -> dict[str, Any]:
     """Number of plans, quantiles of the wall time in milliseconds, and mean CPU-seconds of a plan."""
     return {
-        "plans": len(spent),
-        "wall_ms": quantiles([s.wall_ms for s in spent]),
-        "cpu_s": sum(s.cpu_s for s in spent) / len(spent),
+        "plans": len(costs),
+        "wall_ms": quantiles([cost.wall_ms for cost in costs]),
+        "cpu_s": sum(cost.cpu_s for cost in costs) / len(costs),
     }
 
 
-def summary(instrumented: Sequence[Watched], reached: bool = False) -> dict[str, Any]:
-    """What ``summarise`` says of the plans that were searched for, with encoding and search apart.
+def summary(planners: Sequence[InstrumentedPlanner], reached: bool = False) -> dict[str, Any]:
+    """``summarise`` for the plans that needed a search, with encoding and search apart.
 
-    ``reached``: of the others, which were answered with holding still.
+    ``reached``: for the other plans instead, where the goal counted as reached and the answer was to hold still.
     """
-    noted = [x for w in instrumented for x in zip(w.spent, w.timing_ms, w.reached, strict=True)]
-    timings = [timing for _, timing, there in noted if there == reached]
+    recorded = [x for p in planners for x in zip(p.costs, p.timing_ms, p.reached, strict=True)]
+    timings = [timing for _, timing, at_goal in recorded if at_goal == reached]
     return {
-        **summarise([spent for spent, _, there in noted if there == reached]),
+        **summarise([cost for cost, _, at_goal in recorded if at_goal == reached]),
         "encode_ms": quantiles([timing["encode"] for timing in timings]),
         "search_ms": quantiles([timing["plan"] for timing in timings]),
     }
@@ -141,20 +150,19 @@ def threads(count: int) -> Iterator[None]:
             time.sleep(SETTLE_S)
 
 
-def closed_loop(task: Task, simulation: Simulation, planner: Planner, pairs: Sequence[Pair]) -> list[PlanQuery]:
-    """What a planner is asked while it plays these pairs: real frames, its own last plan, a goal for each pair."""
-    instrumented = Watched(planner)
+def closed_loop_queries(task: Task, simulation: Simulation, planner: Planner, pairs: Sequence[Pair]) -> list[PlanQuery]:
+    """The queries that a planner receives while it plays these pairs: real frames, its own previous plan, the goals."""
+    instrumented = InstrumentedPlanner(planner)
     play(task, simulation, local_planner(instrumented), pairs, task.evaluation_steps, progress=False)
-    return instrumented.queries[1:]  # the first is asked twice: see ``play``
+    return instrumented.queries[1:]  # the first query is repeated: see ``play``
 
 
-def asked_again(planner: Planner, queries: Sequence[PlanQuery], run: int, new_goals: bool = False) -> Watched:
-    """Ask the queries of a closed loop once more, in their order, with pictures that the planner has not seen.
+def replay(planner: Planner, queries: Sequence[PlanQuery], run: int, new_goals: bool = False) -> InstrumentedPlanner:
+    """Replay the queries of a closed loop in their order, with images that are in none of the planner's caches.
 
-    An episode's first query, at which the goal is new, is asked and not noted. With ``new_goals`` the goal is new
-    every time.
+    An episode's first query, at which the goal is new, is not recorded. With ``new_goals`` every query has a new goal.
     """
-    instrumented = Watched(planner)
+    instrumented = InstrumentedPlanner(planner)
     for query in queries:
         (instrumented if query.seed % EPISODE else planner).plan([stamped(query, run, new_goals)])
     return instrumented

@@ -1,4 +1,4 @@
-"""What more search buys: success against CPU time over candidates x iterations x horizon, and the settings that pay."""
+"""Success against CPU time over candidates x iterations x horizon, and the Pareto front of these settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.part import Part
-from benchmarks.planner.instrumented import Watched, quantiles, stamped, summarise, threads
+from benchmarks.planner.cells import milliseconds, search_size
+from benchmarks.planner.instrumented import InstrumentedPlanner, quantiles, stamped, summarise, threads
+from benchmarks.table import Result, Table, rate
 from hnet_vjepa.planning.interface import Planner, PlanQuery, SearchSettings
 from hnet_vjepa.planning.planner import load_planner
 from hnet_vjepa.utils.files import write_bytes_atomic
@@ -23,7 +25,7 @@ from sims.evaluation.evaluate import play
 from sims.evaluation.pairs import Pair, make_pairs
 from sims.evaluation.policies import check_card, local_planner
 from sims.evaluation.statistics import Rate
-from sims.evaluation.units import length
+from sims.evaluation.units import in_unit, length, shown_in
 from sims.reporting.plots import COLOURS, OTHERS
 
 PAIRS = 50
@@ -34,7 +36,7 @@ LITTLE, MORE = (16, 2), (48, 4)
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting of the search: how often it succeeds, and what a plan costs with one thread."""
+    """One setting of the search: its success, and the cost of a plan with one thread."""
 
     search: SearchSettings
     success: Rate  # at the end
@@ -44,7 +46,7 @@ class Tried:
 
 
 def sweep(default: SearchSettings) -> list[SearchSettings]:
-    """The settings to try, the checkpoint's own first; the elites keep their share of the candidates."""
+    """The settings to try, the checkpoint's own first; the elites are a fixed share of the candidates."""
     chosen = [(c, i, default.horizon) for c in CANDIDATES for i in ITERATIONS]
     chosen += [(*few, horizon) for few in (LITTLE, MORE) for horizon in HORIZONS]
     share = default.elites / default.candidates
@@ -62,23 +64,23 @@ def attempt(
 ) -> Tried:
     """Play the pairs with one setting of the search."""
 
-    def ask(query: PlanQuery) -> PlanQuery:
+    def transform(query: PlanQuery) -> PlanQuery:
         return replace(stamped(query), search=search)
 
-    instrumented = Watched(planner, ask)
+    instrumented = InstrumentedPlanner(planner, transform)
     method = play(task, simulation, local_planner(instrumented), pairs, task.evaluation_steps, progress=False)
-    spent = instrumented.spent[1:]  # the first is asked twice: see ``play``
+    cost = summarise(instrumented.costs[1:])  # the first query is repeated: see ``play``
     return Tried(
         search,
         method.end(task.tolerances.index(tolerance)),
         quantiles(method.final_distances())["p50"],
-        summarise(spent)["wall_ms"],
-        summarise(spent)["cpu_s"],
+        cost["wall_ms"],
+        cost["cpu_s"],
     )
 
 
 def front(tried: Sequence[Tried]) -> list[bool]:
-    """Which settings are on the Pareto front: none other costs no more and succeeds as often, and is better in one."""
+    """Which settings are on the Pareto front: no other is at least as good in cost and success, and better in one."""
 
     def beats(a: Tried, b: Tried) -> bool:
         as_good = a.cpu_s <= b.cpu_s and a.success.value >= b.success.value
@@ -97,7 +99,7 @@ def pareto(
 ) -> Part:
     """Play the same dev pairs with every setting, and draw the outcome to ``plot``.
 
-    ``choose``: from the checkpoint's own setting to all that are tried, that one first.
+    ``choose``: maps the checkpoint's own setting to all that are tried, that one first.
     """
     planner = load_planner(checkpoint)
     check_card(task, planner.card, "image")
@@ -107,7 +109,7 @@ def pareto(
         tried = [attempt(task, simulation, planner, drawn, tolerance, s) for s in choose(default)]
     best = front(tried)
     shown = length(tolerance, task.unit)
-    write_bytes_atomic(plot, picture(tried, best, default, f"success at the end, within {shown} [%]"))
+    write_bytes_atomic(plot, draw(tried, best, default, f"success at the end, within {shown} [%]"))
     rows: list[dict[str, Any]] = [
         {
             **asdict(t.search),
@@ -135,7 +137,7 @@ def pareto(
     )
 
 
-def picture(tried: Sequence[Tried], best: Sequence[bool], default: SearchSettings, what: str) -> bytes:
+def draw(tried: Sequence[Tried], best: Sequence[bool], default: SearchSettings, what: str) -> bytes:
     """Success with its 95 % interval over the CPU time of a plan, the front as a line; PNG."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -156,7 +158,7 @@ def picture(tried: Sequence[Tried], best: Sequence[bool], default: SearchSetting
     line = sorted((1e3 * t.cpu_s, 100 * t.success.value) for t, on_front in zip(tried, best, strict=True) if on_front)
     axes.plot(*zip(*line, strict=True), color=COLOURS["random"], linewidth=1, zorder=0, label="front")
     for t, on_front in zip(tried, best, strict=True):
-        if not on_front and t.search != default:  # all names together would hide each other
+        if not on_front and t.search != default:  # labels of all points would overlap
             continue
         name = f"{t.search.candidates} x {t.search.iterations}" + ("\n(default)" if t.search == default else "")
         at = (1e3 * t.cpu_s, 100 * t.success.value)
@@ -171,3 +173,24 @@ def picture(tried: Sequence[Tried], best: Sequence[bool], default: SearchSetting
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
+
+
+def table(result: Result) -> Table:
+    """All settings, cheapest first."""
+    part = result.parts["pareto"]
+    settings = part["settings"]
+    rows = [
+        [
+            search_size(row) + (" (default)" if row["default"] else ""),
+            "on the front" if row["front"] else "",
+            rate(row["success_end"]),
+            f"{shown_in(settings['unit'])[0] * row['final_distance']:.2g}",
+            milliseconds(row["wall_ms"]["p50"]),
+            f"{1e3 * row['cpu_s']:.1f}",
+        ]
+        for row in sorted(part["rows"], key=lambda row: float(row["cpu_s"]))
+    ]
+    note = f"{settings['pairs']} dev pairs of {settings['task']}, one thread, 95 % intervals in brackets."
+    within, final = f"within {settings['tolerance']} at the end", in_unit("final distance, median", settings["unit"])
+    head = ["candidates x iterations x horizon", "", within, final, "ms p50", "CPU ms"]
+    return Table(head, rows, note, ("pareto",))

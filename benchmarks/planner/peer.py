@@ -1,17 +1,17 @@
-"""What a peer's planner costs: a network of LeWM's size under plain CEM, written from their published description.
+"""A stand-in for a peer's planner: a network of LeWM's size under plain CEM, written from the published description.
 
-LeWM (arXiv 2603.19312) encodes a picture of 224 x 224 pixels by a ViT-tiny of patch 14 into one vector of 192 numbers
+LeWM (arXiv 2603.19312) encodes an image of 224 x 224 pixels by a ViT-tiny of patch 14 into one vector of 192 numbers
 and predicts the next vector by a causal transformer (6 layers of width 192, 16 heads of 64, MLPs of 2048) over at most
 3 steps, each layer conditioned on an action by adaptive layer normalisation. stable-worldmodel plans with it by the
 cross-entropy method: 300 candidates of 5 steps, a step being a block of 5 actions; the best 30 give the next mean and
 deviation; 10 iterations (30 for Push-T); the cost is the squared distance of the last step to the goal.
 
-The weights are random, so only the cost of planning means something. Where the description leaves a choice, this is
-what was assumed:
+The weights are random, so only the cost of planning is meaningful. Where the description leaves a choice, this is
+assumed:
 
-- one picture of history at the start, and everything recomputed at every step over the (at most 3) last steps, of
-  which the last is kept, as their rollout does: 1 + 2 + 3 + 3 + 3 token passes for 5 steps;
-- both pictures are encoded once per plan, the goal's too, as their solver does;
+- one history image at the start; every step recomputes the (at most 3) last steps and keeps the last of them, as
+  their rollout does: 1 + 2 + 3 + 3 + 3 token passes for 5 steps;
+- both images, the goal's too, are encoded once per plan, as in their solver;
 - fp32, no dropout and no compilation; torch's fused attention; one layer norm before each part of a layer.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hnet_vjepa.models.transformer import Block
 
 CANDIDATES, ELITES, HORIZON, BLOCK = 300, 30, 5, 5
-PICTURE = (3, 224, 224)
+IMAGE = (3, 224, 224)
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class PeerSize:
     history: int = 3
 
 
-class PictureEncoder(nn.Module):
-    """ViT: patches and a class token, which is what comes out."""
+class ImageEncoder(nn.Module):
+    """ViT: patches and a class token, whose final state is the output."""
 
     def __init__(self, size: PeerSize) -> None:
         super().__init__()
-        width, patches = size.width, (PICTURE[1] // size.patch) * (PICTURE[2] // size.patch)
-        self.patches = nn.Conv2d(PICTURE[0], width, size.patch, size.patch)
+        width, patches = size.width, (IMAGE[1] // size.patch) * (IMAGE[2] // size.patch)
+        self.patches = nn.Conv2d(IMAGE[0], width, size.patch, size.patch)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.randn(1, 1 + patches, width) * 0.02)
         self.blocks = nn.Sequential(
@@ -59,16 +59,16 @@ class PictureEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """B x 3 x 224 x 224 -> B x D."""
-        x = self.patches(pictures).flatten(2).transpose(1, 2)  # B x P x D
+        x = self.patches(images).flatten(2).transpose(1, 2)  # B x P x D
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position  # B x (1 + P) x D
         encoded: Tensor = self.norm(self.blocks(x)[:, 0])
         return encoded
 
 
 class ConditionedBlock(nn.Module):
-    """Transformer layer of which an action scales, shifts and gates both parts (DiT's adaptive layer norm)."""
+    """Transformer layer whose two sublayers an action scales, shifts and gates (DiT's adaptive layer norm)."""
 
     def __init__(self, size: PeerSize) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ConditionedBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, size.hidden), nn.GELU(), nn.Linear(size.hidden, width))
 
     def forward(self, x: Tensor, actions: Tensor) -> Tensor:
-        """B x T x D and embedded actions B x T x D -> B x T x D; a step sees itself and those before it."""
+        """B x T x D and embedded actions B x T x D -> B x T x D; causal attention."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.condition(F.silu(actions)).chunk(6, -1)
         normal = self.attention_norm(x) * (1 + scale) + shift
         q, k, v = self.query_key_value(normal).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -93,12 +93,12 @@ class ConditionedBlock(nn.Module):
 
 
 class Peer(nn.Module):
-    """Encoder, predictor and what lies between them. ``action_dim``: numbers in a block of actions."""
+    """Encoder, predictor and projectors. ``action_dim``: numbers in a block of actions."""
 
     def __init__(self, action_dim: int, size: PeerSize = PeerSize()) -> None:
         super().__init__()
         self.size = size
-        self.encoder = PictureEncoder(size)
+        self.encoder = ImageEncoder(size)
         self.projector = _projector(size)
         self.smooth = nn.Conv1d(action_dim, action_dim, 1)
         self.embed = nn.Sequential(
@@ -109,12 +109,12 @@ class Peer(nn.Module):
         self.norm = nn.LayerNorm(size.width)
         self.predicted = _projector(size)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """B x 3 x 224 x 224 -> B x D."""
-        return self.projector(self.encoder(pictures))
+        return self.projector(self.encoder(images))
 
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Up to ``history`` states and embedded actions, both B x T x D -> what follows each, B x T x D."""
+        """Up to ``history`` states and embedded actions, both B x T x D -> each one's next state, B x T x D."""
         x = states + self.position[:, : states.shape[1]]
         for block in self.blocks:
             x = block(x, actions)
@@ -131,13 +131,13 @@ class Peer(nn.Module):
         return torch.stack(states[1:], 1)
 
     @torch.inference_mode()
-    def plan(self, picture: Tensor, goal: Tensor, horizon: int, search: PlainSearch, seed: int) -> Tensor:
-        """Plan from one picture to another (both 3 x 224 x 224): blocks of actions H x A, in the model's units."""
-        start, there = self.encode(torch.stack([picture, goal]))  # D each
+    def plan(self, image: Tensor, goal: Tensor, horizon: int, search: PlainSearch, seed: int) -> Tensor:
+        """Plan from one image to another (both 3 x 224 x 224): blocks of actions H x A, in normalised units."""
+        start, target = self.encode(torch.stack([image, goal]))  # D each
 
         def cost(actions: Tensor) -> Tensor:
             reached = self.rollout(start.expand(len(actions), -1), actions)[:, -1]  # N x D
-            return (reached - there).square().sum(-1)
+            return (reached - target).square().sum(-1)
 
         return plain_cem(cost, horizon, self.smooth.in_channels, search, seed)
 
@@ -152,10 +152,10 @@ class PlainSearch:
 
 
 def plain_cem(cost: Callable[[Tensor], Tensor], horizon: int, dims: int, search: PlainSearch, seed: int) -> Tensor:
-    """Minimise a cost of action sequences (N x H x A -> N) by the cross-entropy method as the peers run it: H x A.
+    """Minimise a cost of action sequences (N x H x A -> N) by the cross-entropy method as the peers use it: H x A.
 
-    White noise of unit deviation around zero, the mean among the candidates, mean and deviation of the elites taken
-    as they are; no bounds, no warm start, nothing kept. What comes out is the last mean.
+    Standard normal noise at first, the mean among the candidates, mean and deviation of the elites without momentum;
+    no bounds, no warm start, no kept elites. Returns the last mean.
     """
     generator = torch.Generator().manual_seed(seed)
     mean, std = torch.zeros(horizon, dims), torch.ones(horizon, dims)
@@ -168,7 +168,7 @@ def plain_cem(cost: Callable[[Tensor], Tensor], horizon: int, dims: int, search:
 
 
 def make_peer(action_dim: int) -> Peer:
-    """A peer with random weights, always the same, ready to plan."""
+    """A peer with random weights from a fixed seed, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Peer(action_dim).eval()

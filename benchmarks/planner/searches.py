@@ -1,8 +1,8 @@
-"""Other ways to search for actions, behind the protocol of the one that ships (``planning.cem.Search``).
+"""Other search algorithms behind the protocol of the shipped one (``planning.cem.Search``).
 
-Each scores as many candidates as that one does, ``search.candidates`` times ``search.iterations``, the mean and what
-the learnt proposal gives among the first of them. A backward pass counts as two forward passes. None looks at the
-clock. Actions live in -1..1.
+Each scores as many candidates as the shipped search, ``search.candidates`` times ``search.iterations``; the mean and
+samples of the policy prior are among the first of them. A backward pass counts as two forward passes. None observes a
+deadline. Actions are in -1..1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hnet_vjepa.planning.cem import Found, SearchProblem, noise_shape
 
 TEMPERATURE = 0.5  # of MPPI's weights, in deviations of the candidates' costs
 COLOUR, DECAY, STAY = 2.0, 1.25, 0.3  # iCEM: exponent of the noise; each population by so much smaller; elites kept
-REFINED, RATE, BACKWARD = 2, 0.1, 3  # gradients: sequences that are refined; step of Adam; forward and backward passes
+REFINED, RATE, BACKWARD = 2, 0.1, 3  # gradients: refined sequences; Adam's step; forward + backward
 
 
 class Draws:
@@ -45,12 +45,12 @@ class Draws:
 
 
 def costs(energies: Tensor) -> Tensor:
-    """What candidates are ranked by, B x N, of energies B x N x H; what is not a number comes last."""
+    """The ranking of candidates: the sum of their energies B x N x H over the steps, B x N; NaN ranks last."""
     return energies.sum(-1).nan_to_num(nan=torch.inf)
 
 
 def chosen(candidates: Tensor, energies: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best ``count`` of the candidates B x N x H x A with their energies, best first."""
+    """The best ``count`` of the candidates B x N x H x A with their energies, in ascending order of cost."""
     best = costs(energies).topk(count, 1, largest=False, sorted=True).indices
     rows = torch.arange(len(best))[:, None]
     return candidates[rows, best], energies[rows, best]
@@ -68,16 +68,16 @@ def found(candidates: Tensor, energies: Tensor, iterations: int) -> Found:
 
 
 def random_shooting(problem: SearchProblem) -> Found:
-    """All candidates at once, and the best of them."""
+    """All candidates in one iteration; returns the best of them."""
     draws = Draws(problem)
     tried = draws.first(problem.start, first_spread(problem), problem.settings.candidates * problem.settings.iterations)
     return found(tried, problem.score(tried), 1)
 
 
 def icem(problem: SearchProblem) -> Found:
-    """iCEM with its authors' settings (Pinneri et al. 2020): redder noise, populations that shrink, a few elites kept.
+    """iCEM with its authors' settings (Pinneri et al. 2020): coloured noise, shrinking populations, a few kept elites.
 
-    The mean is a candidate of the first and of the last round. The spread has no floor.
+    The mean is a candidate of the first and of the last iteration. The deviation has no minimum.
     """
     draws = Draws(problem, COLOUR)
     mean, spread = problem.start, first_spread(problem)
@@ -102,7 +102,7 @@ def icem(problem: SearchProblem) -> Found:
 
 
 def shrinking(total: int, rounds: int) -> list[int]:
-    """Sizes of populations that shrink by DECAY from round to round and are ``total`` together."""
+    """Population sizes that shrink by DECAY from iteration to iteration and sum to ``total``."""
     shares = [DECAY**-i for i in range(rounds)]
     sizes = [max(1, int(total * share / sum(shares))) for share in shares]
     sizes[0] += total - sum(sizes)
@@ -110,10 +110,10 @@ def shrinking(total: int, rounds: int) -> list[int]:
 
 
 def mppi(problem: SearchProblem) -> Found:
-    """Model predictive path integral: all candidates count, by a softmax of their costs (Williams et al. 2017).
+    """Model predictive path integral: a mean of all candidates, weighted by a softmax of costs (Williams et al. 2017).
 
-    The spread follows them too, with the configuration's floor (as in TD-MPC, Hansen et al. 2022). The answer is the
-    last mean, of which the score takes one candidate's place.
+    The deviation is weighted too, with the configuration's minimum (as in TD-MPC, Hansen et al. 2022). The answer is
+    the last mean; scoring it replaces one candidate.
     """
     draws = Draws(problem)
     mean, spread = problem.start, first_spread(problem)
@@ -131,9 +131,9 @@ def mppi(problem: SearchProblem) -> Found:
 
 
 def gradients(problem: SearchProblem) -> Found:
-    """Random candidates for half of the budget, and Adam on the best of them through the rollout for the other half.
+    """Random candidates for half of the budget, then Adam on the best of them through the rollout for the other half.
 
-    The best sequence that was scored on the way is the answer. Needs a score that can be differentiated.
+    Returns the best sequence that was scored. Needs a differentiable score.
     """
     draws = Draws(problem)
     budget = problem.settings.candidates * problem.settings.iterations

@@ -1,9 +1,9 @@
-"""The peer's network trained on the same episodes for the same time, and asked for the same goals.
+"""The peer's network, trained on the same episodes for the same time, and evaluated on the same goals.
 
-LeWM's recipe as published: clips of 4 pictures that lie 5 steps apart, the squared error of each next embedding plus
-0.09 SIGReg, nothing stopped, AdamW with 5e-5 and decay 1e-3, gradients clipped at 1, bf16. They train for hours on a
-GPU with 128 clips in a step. Here it gets as many seconds on this machine as the shipped model's own training took,
-with fewer clips in a step, so that it makes any steps at all.
+LeWM's recipe as published: clips of 4 images that lie 5 steps apart, the squared error of each next embedding plus
+0.09 SIGReg, no stop-gradient, AdamW with 5e-5 and decay 1e-3, gradients clipped at 1, bf16. The original trains for
+hours on a GPU with 128 clips in a step. Here it trains for as many seconds on this machine as the shipped model did,
+with fewer clips in a step, so that it makes a reasonable number of steps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.part import Part
-from benchmarks.planner.ablation import compared
+from benchmarks.planner.cells import difference
+from benchmarks.planner.comparison import compare_methods
 from benchmarks.planner.instrumented import threads
-from benchmarks.planner.peer import BLOCK, HORIZON, PICTURE, Peer, PlainSearch
+from benchmarks.planner.peer import BLOCK, HORIZON, IMAGE, Peer, PlainSearch
+from benchmarks.table import Result, Table, rate
 from hnet_vjepa.checkpoint import read_manifest
 from hnet_vjepa.data.batch import ClipSampler, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
@@ -48,28 +50,28 @@ from sims.evaluation.policies import (
 )
 from sims.evaluation.results import summary
 
-CLIP, CLIPS = 4, 16  # pictures of a clip; clips in a step
+CLIP, CLIPS = 4, 16  # images of a clip; clips in a step
 LEARNING_RATE, DECAY, SIGREG = 5e-5, 1e-3, 0.09
-DISTANCE, PAIRS = 25, 20  # as the peers' protocol has it
-NAME = "peer, trained as long"
+DISTANCE, PAIRS = 25, 20  # as in the peers' protocol
+NAME = "peer, equal training time"
 
 
-def pictures_of(frames: Tensor) -> Tensor:
-    """Normalised frames B x H x W x 3 as the peer takes them: B x 3 x 224 x 224."""
-    return F.interpolate(frames.permute(0, 3, 1, 2), PICTURE[1:], mode="bilinear", align_corners=False)
+def images_of(frames: Tensor) -> Tensor:
+    """Normalised frames B x H x W x 3 as input of the peer: B x 3 x 224 x 224."""
+    return F.interpolate(frames.permute(0, 3, 1, 2), IMAGE[1:], mode="bilinear", align_corners=False)
 
 
 def peer_loss(peer: Peer, video: Tensor, actions: Tensor, step: int) -> Tensor:
-    """LeWM's loss on clips B x 4 x H x W x 3 with blocks of actions between their pictures, B x 3 x (5 A)."""
+    """LeWM's loss on clips B x 4 x H x W x 3 with blocks of actions between their images, B x 3 x (5 A)."""
     batch, length = video.shape[:2]
-    states = peer.encode(pictures_of(video.flatten(0, 1))).unflatten(0, (batch, length))  # B x 4 x D
+    states = peer.encode(images_of(video.flatten(0, 1))).unflatten(0, (batch, length))  # B x 4 x D
     embedded = peer.embed(peer.smooth(actions.transpose(1, 2)).transpose(1, 2))  # B x 3 x D
-    wrong = (peer.predict(states[:, :-1], embedded) - states[:, 1:]).square().mean()
-    return wrong + SIGREG * sigreg_loss(states.flatten(0, 1), slices=1024, seed=step)
+    error = (peer.predict(states[:, :-1], embedded) - states[:, 1:]).square().mean()
+    return error + SIGREG * sigreg_loss(states.flatten(0, 1), slices=1024, seed=step)
 
 
 def clips_of(sampler: ClipSampler, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures ``BLOCK`` steps apart and the blocks of actions between them, for ever."""
+    """Images ``BLOCK`` steps apart and the blocks of actions between them, endlessly."""
     step = 0
     while True:
         batch = sampler.batch(step, size)
@@ -80,7 +82,7 @@ def clips_of(sampler: ClipSampler, size: int) -> Iterator[tuple[Tensor, Tensor]]
 def train_peer(
     store: EpisodeStore, spec: ActionSpec, seconds: float, clips: int = CLIPS, make: Callable[[int], Peer] = Peer
 ) -> tuple[Peer, list[float]]:
-    """A peer after as many steps as fit into ``seconds``, and the loss of every one."""
+    """A peer after as many steps as fit into ``seconds``, and the loss of every step."""
     sampler = ClipSampler(store, spec, "train", (CLIP - 1) * BLOCK + 1, seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -103,38 +105,38 @@ def train_peer(
 
 
 class PeerPolicy:
-    """Plans once in ``HORIZON`` blocks of actions, and does them without looking, as the peers do."""
+    """Plans once for ``HORIZON`` blocks of actions and executes them open loop, as the peers do."""
 
     def __init__(self, peer: Peer, spec: ActionSpec, search: PlainSearch = PlainSearch(), name: str = NAME) -> None:
         self.name = name
         self._peer, self._spec, self._search = peer, spec, search
 
     def begin(self, pair: Pair) -> Actor:
-        """Start an episode. The goal must be a picture."""
+        """Start an episode towards an image goal."""
         assert isinstance(pair.goal, ImageGoal)
-        spec, left, asked = self._spec, list[Decision](), 0
+        spec, left, plans = self._spec, list[Decision](), 0
         active, mean, std = list(spec.active), np.array(spec.mean), np.array(spec.std)
-        there = pictures_of(normalise_frames(pair.goal.frame[None]))[0]
+        goal = images_of(normalise_frames(pair.goal.frame[None]))[0]
 
         def act(seen: Observation) -> Decision:
-            nonlocal asked
+            nonlocal plans
             if not left:
                 begun = time.perf_counter()
-                now = pictures_of(normalise_frames(seen.frames[-1:]))[0]
-                plan = self._peer.plan(now, there, HORIZON, self._search, 1000 * pair.index + asked)
-                spent, asked = 1e3 * (time.perf_counter() - begun), asked + 1
+                now = images_of(normalise_frames(seen.frames[-1:]))[0]
+                plan = self._peer.plan(now, goal, HORIZON, self._search, 1000 * pair.index + plans)
+                plan_ms, plans = 1e3 * (time.perf_counter() - begun), plans + 1
                 normal = plan.unflatten(-1, (BLOCK, len(active))).flatten(0, 1).numpy()  # (H * BLOCK) x A
                 actions = np.zeros((len(normal), spec.dim), np.float32)
                 actions[:, active] = normal * std + mean
                 left.extend(Decision(action) for action in np.clip(actions, *spec.inner_bounds()))
-                left[0] = Decision(left[0].action, plan_ms=spent)
+                left[0] = Decision(left[0].action, plan_ms=plan_ms)
             return left.pop(0)
 
         return act
 
 
 def trained_peer(task: Task, checkpoint: Path, episodes: int, pairs: int = PAIRS, clips: int = CLIPS) -> Part:
-    """Train the peer for as long as the checkpoint took, and play the same dev pairs with both, floor and ceiling."""
+    """Train the peer for as long as the checkpoint, and play the same dev pairs with both, floor and ceiling."""
     manifest = read_manifest(checkpoint)
     seconds = sum(phase.seconds for phase in manifest.phases)
     planner = load_planner(checkpoint)
@@ -177,6 +179,27 @@ def trained_peer(task: Task, checkpoint: Path, episodes: int, pairs: int = PAIRS
         {
             "losses": losses,
             "summary": {m.name: summary(result, m) for m in result.methods},
-            "comparisons": {m.name: compared(result, "planner", m.name) for m in result.methods if m.name != "planner"},
+            "comparisons": {
+                m.name: compare_methods(result, "planner", m.name) for m in result.methods if m.name != "planner"
+            },
         },
     )
+
+
+def table(result: Result) -> Table:
+    """The peer after equal training time, beside the planner, floor and ceiling."""
+    part = result.parts["trained-peer"]
+    rows = []
+    for method, found in part["summary"].items():
+        compared = part["comparisons"].get(method)
+        against = difference(next(iter(compared["success_end"].values()))) if compared else "–"
+        first = next(iter(found["success"].values()))
+        rows.append([method, rate(first["ever"]), rate(first["end"]), against])
+    settings, losses = part["settings"], part["losses"]
+    note = (
+        f"`{settings['task']}`, {settings['pairs']} dev pairs, goals {settings['distance']} steps away, twice as many "
+        f"steps to reach them, within {next(iter(part['summary']['planner']['success']))}. The peer "
+        f"({settings['parameters'] / 1e6:.1f} million parameters) made {len(losses)} steps of {settings['clips']} "
+        f"clips on the same {settings['episodes']} episodes; its loss went from {losses[0]:.3g} to {losses[-1]:.3g}."
+    )
+    return Table(["", "ever", "at the end", "against the planner"], rows, note, ("trained-peer",))

@@ -1,4 +1,4 @@
-"""Whether chunks follow content: what is counted, and that a model with a budget has few where little is to be seen."""
+"""Whether chunks follow content: the counts, and that a model with a budget has few chunks for an empty scene."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hnet_vjepa.viz.tracking import track_chunks
 from tests import toy
 
 
-def test_detail_and_motion_of_pictures_that_are_known() -> None:
+def test_detail_and_motion_by_hand() -> None:
     stripes = np.zeros((3, 4, 8, 3), np.uint8)
     stripes[:, :, ::2] = 255  # every step to the right is a full one, every step down none
     assert detail(stripes).tolist() == pytest.approx([0.5, 0.5, 0.5])
@@ -44,7 +44,7 @@ def test_detail_and_motion_of_pictures_that_are_known() -> None:
     assert detail(blinking).max() == 0
 
 
-def test_a_held_clip_stands_still_within_every_window() -> None:
+def test_a_held_clip_repeats_each_window_s_first_frame() -> None:
     frames = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     assert hold(frames, 4)[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
 
@@ -103,7 +103,7 @@ def budget() -> Config:
 
 
 def test_an_empty_scene_has_fewer_chunks_than_a_busy_one(toy_store: Path, toy_run: Path, tmp_path: Path) -> None:
-    """Of a model with a budget. What is usual costs no chunks: here, the picture without its square."""
+    """For a model with a budget: the background of all training frames needs few chunks."""
     path = run_pipeline(budget(), toy_store, tmp_path / "budget", ["pretrain"], progress=False)
     size = toy.SHAPE[:2]
     own = robot_clip(EpisodeStore(toy_store), size)

@@ -13,12 +13,12 @@ from hnet_vjepa.pipeline import run_pipeline
 from tests import toy
 
 
-def test_what_is_explained_is_one_less_the_error_s_share() -> None:
-    wanted = torch.randn(50, 7, 3, generator=torch.Generator().manual_seed(0))
-    assert reconstruction.explained(wanted, wanted) == 1
-    assert reconstruction.explained(wanted, wanted.mean((0, 1)).expand_as(wanted)) == pytest.approx(0, abs=1e-6)
-    half = wanted.mean((0, 1)) + 0.5 * (wanted - wanted.mean((0, 1)))
-    assert reconstruction.explained(wanted, half) == pytest.approx(0.75)
+def test_explained_variance_is_one_minus_the_error_s_share() -> None:
+    target = torch.randn(50, 7, 3, generator=torch.Generator().manual_seed(0))
+    assert reconstruction.explained(target, target) == 1
+    assert reconstruction.explained(target, target.mean((0, 1)).expand_as(target)) == pytest.approx(0, abs=1e-6)
+    half = target.mean((0, 1)) + 0.5 * (target - target.mean((0, 1)))
+    assert reconstruction.explained(target, half) == pytest.approx(0.75)
 
 
 def test_colours_order_what_differs() -> None:
@@ -42,9 +42,9 @@ def test_the_command_measures_and_draws(
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     model = load_checkpoint(checkpoint).model
     video = torch.rand(2, 1, 32, 32, 3) * 2 - 1
-    made = reconstruction.rebuild(model, video)
+    made = reconstruction.reconstruct(model, video)
     cells = model.target(video).cells[:, 0]
-    torch.testing.assert_close(made.wanted, F.layer_norm(cells, cells.shape[-1:]))
+    torch.testing.assert_close(made.target, F.layer_norm(cells, cells.shape[-1:]))
     torch.testing.assert_close(made.whole - made.chunks, model.dechunker.residual(model.backbone(video).cells[:, 0]))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.chunking import saliency, study
+from benchmarks.chunking import labelled_push, saliency, small_models
 from hnet_vjepa.config import PoolingConfig
 from hnet_vjepa.data.batch import ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
@@ -21,18 +21,18 @@ from tests import toy
 def test_a_cell_s_saliency_is_the_share_of_its_pixels() -> None:
     salient = np.zeros((8, 12), bool)
     salient[0, 0] = salient[4:, 8:] = True
-    assert saliency.cell_shares(salient, (2, 3)).tolist() == [1 / 16, 0, 0, 0, 0, 1]
+    assert labelled_push.cell_shares(salient, (2, 3)).tolist() == [1 / 16, 0, 0, 0, 0, 1]
 
 
-def test_what_is_salient_lies_where_cube_and_fingers_are() -> None:
+def test_salient_cells_are_those_of_cube_and_fingers() -> None:
     task = get_task("fetch-push")
-    with contextlib.closing(saliency.Watching()) as simulation:
+    with contextlib.closing(labelled_push.LabelledPush()) as simulation:
         simulation.reset()
         for cube in ((1.30, 0.65), (1.45, 0.85)):
             simulation.put(np.array(cube))
-            simulation.noted.clear()
+            simulation.saliency.clear()
             simulation.frame()
-            [cells] = simulation.noted
+            [cells] = simulation.saliency
             state = simulation.state().reshape(2, 3)  # cube and gripper
             columns, rows, _ = fetch_push.VIEW.project(state, 64, 64).T
             expected = {(int(row) // 8, int(column) // 8) for row, column in zip(rows, columns, strict=True)}
@@ -45,7 +45,7 @@ def test_what_is_salient_lies_where_cube_and_fingers_are() -> None:
 @torch.no_grad()
 def pooled_by_hand(pooling: saliency.SaliencyMean, chunks, centroids, sizes) -> torch.Tensor:
     """Slots of one sample by loops."""
-    salient = torch.sigmoid(pooling.look(pooling.places.norm(chunks)))[:, 0]
+    salient = torch.sigmoid(pooling.predict(pooling.places.norm(chunks)))[:, 0]
     values = pooling.places.value(pooling.places.norm(chunks))
     slots = []
     for anchor in pooling.anchors:
@@ -67,12 +67,12 @@ def test_the_saliency_weighted_mean_equals_a_loop() -> None:
             by_hand = pooled_by_hand(pooling, routing.chunks[b], routing.centroids[b], routing.sizes[b])
             torch.testing.assert_close(out.slots[b], by_hand)
         plain = pooling.places(routing)
-        torch.testing.assert_close(out.sizes, plain.sizes)  # what is salient is no larger for it
+        torch.testing.assert_close(out.sizes, plain.sizes)  # independent of the saliency
     assert not any(name.endswith("queries") for name, _ in pooling.named_parameters())
 
 
-def test_training_brings_the_attention_to_what_is_salient(toy_store: Path) -> None:
-    """One cell is always salient: both kinds learn to tell."""
+def test_training_moves_the_attention_to_salient_cells(toy_store: Path) -> None:
+    """One cell is always salient: both kinds learn it."""
     store = EpisodeStore(toy_store)
     for kind in ("loss", "mean"):
         torch.manual_seed(0)
@@ -91,11 +91,11 @@ def test_training_brings_the_attention_to_what_is_salient(toy_store: Path) -> No
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            found.append(float(loss))
+            found.append(loss.item())
         assert found[-1] < 0.7 * found[0], (kind, found)
 
 
-def test_the_phase_adds_the_loss_to_the_product_s_own(toy_store: Path) -> None:
+def test_the_phase_adds_the_loss_to_the_shipped_ones(toy_store: Path) -> None:
     store = EpisodeStore(toy_store)
     torch.manual_seed(0)
     model = HNetVJEPA(toy.config(), describe_robot(store))
@@ -104,7 +104,7 @@ def test_the_phase_adds_the_loss_to_the_product_s_own(toy_store: Path) -> None:
     labels = torch.rand(*batch.states.shape[:2], cells)
     batch = copy.copy(batch)
     object.__setattr__(batch, "states", torch.cat([batch.states, labels], -1))
-    plain, more = study.ShortAction().loss(model, batch), saliency.SalientAction().loss(model, batch)
+    plain, more = small_models.ShortAction().loss(model, batch), saliency.SalientAction().loss(model, batch)
     wanted = saliency.WEIGHT * saliency.divergence(model, model.backbone(batch.video), labels)
     torch.testing.assert_close(more.pop("saliency"), wanted)
     assert more.keys() == plain.keys()

@@ -1,4 +1,4 @@
-"""The speed benchmark's own arithmetic, and that what it times is what it says."""
+"""The speed benchmark's arithmetic, and that it times the modules that it names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TINY = BackboneConfig(
 SMALL = Large(frames=4, pixels=64, width=32, depth=2, heads=4, window=2, tokenizer=TINY)
 
 
-def test_calls_are_made_in_turn_and_the_first_is_not_measured() -> None:
+def test_calls_are_interleaved_and_the_first_is_not_measured() -> None:
     now = itertools.count()
     made: list[str] = []
     calls = {"a": lambda: made.append("a"), "b": lambda: made.append("b")}
@@ -66,7 +66,7 @@ def test_a_crossover_is_the_last_one_and_may_lie_before_the_first_size() -> None
     assert crossover([1, 2, 4, 8], [2, 1, 1, 4], [1, 2, 4, 1]) == pytest.approx(4 * 2**0.5)
 
 
-def test_time_is_told_apart_by_module_and_hooks_are_removed() -> None:
+def test_time_is_measured_by_module_and_hooks_are_removed() -> None:
     class Sleeps(nn.Module):
         def forward(self, seconds: float) -> None:
             time.sleep(seconds)
@@ -83,7 +83,7 @@ def test_time_is_told_apart_by_module_and_hooks_are_removed() -> None:
 
 
 def hold(megabytes: int) -> float:
-    """Memory that a process needs to have held so many megabytes for a moment."""
+    """Peak memory of a process that allocates this many MiB for a moment."""
     before = resident_mb()
     block = torch.ones(megabytes * 2**20, dtype=torch.uint8)
     del block
@@ -98,8 +98,8 @@ def test_memory_of_another_process_is_its_own() -> None:
     assert len(block)
 
 
-def test_the_wider_transformer_is_reached_through_the_whole_tokenizer() -> None:
-    """With nothing widened, the tokens are those of HNetViT."""
+def test_without_widening_the_tokens_are_those_of_hnetvit() -> None:
+    """The linear layer set to the identity."""
     torch.manual_seed(0)
     plain = HNetViT(TINY).eval()
     wide = ChunkViT(Large(frames=4, pixels=64, width=16, depth=2, heads=4, mlp_ratio=2, window=2, tokenizer=TINY))
@@ -126,7 +126,7 @@ def test_bf16_weights_give_nearly_the_same_tokens() -> None:
     assert float((rough - exact).norm() / exact.norm()) < 0.1
 
 
-def test_a_model_is_made_with_no_weight_left_out() -> None:
+def test_every_weight_of_a_model_is_initialised() -> None:
     model = make(ChunkViT, SMALL)
     for name, parameter in model.named_parameters():
         assert parameter.device.type == "cpu", name
@@ -141,7 +141,7 @@ def test_tubelets_are_two_frames_of_sixteen_pixels() -> None:
         assert model.tokens(clips("tubelets", SMALL, 1, bf16=True)).shape == (1, 2 * 4 * 4, 32)
 
 
-def test_without_transformers_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="vjepa2"):
         TubeletViT(SMALL)
@@ -168,7 +168,7 @@ def test_ratios_are_ours_over_theirs() -> None:
     assert found["memory_ratio_vjepa2_bf16_autocast"] == 0.75
 
 
-def test_the_curve_says_how_cost_grows_and_where_ways_cross(tmp_path: Path) -> None:
+def test_exponents_and_crossovers_of_the_curve(tmp_path: Path) -> None:
     curve = Curve(long=1000, dense_most=4000)
     rows = []
     for tokens in (200, 400, 1000, 4000, 50000):
@@ -184,7 +184,7 @@ def test_the_curve_says_how_cost_grows_and_where_ways_cross(tmp_path: Path) -> N
     attention_curve.draw(rows).savefig(tmp_path / "curve.png")
 
 
-def test_the_curve_is_measured_on_the_paths_that_it_names() -> None:
+def test_the_curve_measures_the_paths_that_it_names() -> None:
     curve = Curve(dim=16, heads=2, side=6, frames=(1, 2, 4), dense_most=80)
     assert [set(row) for row in attention_curve.times(curve, 1)] == [
         {"tokens", "gathered", "dense", "full"},

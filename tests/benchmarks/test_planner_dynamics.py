@@ -1,4 +1,4 @@
-"""The comparison of dynamics in miniature: what variants share, what sets them apart, and what is not done twice."""
+"""The comparison of dynamics on the toy robot: shared pretraining, differences of the variants, resumed runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import yaml
 
 from benchmarks.part import Part
 from benchmarks.planner import dynamics as study
-from benchmarks.planner.tables import TABLES
-from benchmarks.table import Parts, rate
 from hnet_vjepa.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from hnet_vjepa.models.prefix_dynamics import PrefixDynamics
 from hnet_vjepa.models.world_model import Dynamics, FlatDynamics
 from tests import toy
-from tests.benchmarks.test_planner import TASK
+from tests.benchmarks.square import TASK, check_table, result_of
 
 FROZEN, PREFIX, VECTOR = "slots, MLP step, encoder frozen", "slots, all steps in one pass", "one vector, MLP step"
 
@@ -48,7 +46,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def part(small: study.Study, work: Path, toy_store: Path) -> Part:
-    return study.dynamics(small, work, asked=2, rounds=2, record=lambda *_: toy_store)
+    return study.dynamics(small, work, replayed=2, rounds=2, record=lambda *_: toy_store)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def trained(part: Part, small: study.Study, work: Path) -> dict[str, Checkpoint]
     return {variant: load_checkpoint(study.checkpoint(small, work, variant, 0)) for variant in study.VARIANTS}
 
 
-def test_variants_start_from_one_pretraining_and_differ_in_what_they_say(
+def test_variants_share_one_pretraining_and_differ_in_what_they_name(
     trained: dict[str, Checkpoint], work: Path
 ) -> None:
     shared = load_checkpoint(work / "square" / "shared-0" / "pretrain")
@@ -65,14 +63,14 @@ def test_variants_start_from_one_pretraining_and_differ_in_what_they_say(
     assert list(kinds.values()) == [flat, Dynamics, PrefixDynamics, flat, flat]
     for variant, found in trained.items():
         assert found.manifest.phases[-1].started_from == shared.fingerprint
-        assert found.manifest.phases[-1].steps == 2 + 2  # and as many of its second half
+        assert found.manifest.phases[-1].steps == 2 + 2  # and of its stage heads
         weights = zip(found.model.backbone.encoder.parameters(), begun.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in weights) == (variant == FROZEN)
     model = trained[VECTOR].model
     assert (model.config.model.backbone.slots, model.config.model.world_model.state_dim) == (1, 288)
 
 
-def test_the_settings_of_variants_are_the_tasks_own_but_for_what_they_name() -> None:
+def test_variants_change_only_the_fields_they_name() -> None:
     for task in study.STUDIES:
         made = {variant: task.settings(variant, 3).model_dump() for variant in study.VARIANTS}
         for variant, changes in study.VARIANTS.items():
@@ -94,7 +92,7 @@ def differences(a: Any, b: Any) -> list[tuple[str, ...]]:
     return [(key, *rest) for key in a for rest in differences(a[key], b[key])]
 
 
-def test_what_is_made_is_not_made_again_until_its_settings_change(
+def test_a_training_is_repeated_only_when_its_settings_change(
     part: Part, small: study.Study, work: Path, toy_store: Path
 ) -> None:
     path = study.checkpoint(small, work, PREFIX, 0)
@@ -103,8 +101,8 @@ def test_what_is_made_is_not_made_again_until_its_settings_change(
     assert cell == study.Cell(**json.loads((path.parent.parent / "cell.json").read_text())["cell"])
     assert path.stat().st_mtime_ns == moment
     fewer = study.make_cell(replace(small, pairs=2), toy_store, work, PREFIX, 0)
-    assert fewer.distances == cell.distances[:2] and fewer.open_loop == cell.open_loop  # the same once more ...
-    assert read_manifest(path).fingerprint == weights and path.stat().st_mtime_ns != moment  # ... made anew
+    assert fewer.distances == cell.distances[:2] and fewer.open_loop == cell.open_loop  # equal weights ...
+    assert read_manifest(path).fingerprint == weights and path.stat().st_mtime_ns != moment  # ... of a new training
 
 
 def test_success_is_counted_over_the_trainings_and_compared_pair_by_pair(small: study.Study) -> None:
@@ -127,9 +125,9 @@ def test_the_part_has_a_row_for_every_variant_and_a_table(part: Part) -> None:
     assert [row["variant"] for row in rows] == list(study.VARIANTS)
     assert all(row["cpu_ms"] > 0 and row["train_cpu_s"] > 0 and np.isfinite(row["open_loop"]) for row in rows)
     assert {row["success_end"]["trials"] for row in rows} == {3}
-    plain = json.loads(json.dumps({"settings": part.settings, **part.behind}))
-    table = TABLES["planner-dynamics"](Parts({"dynamics-square": plain}), rate)
-    assert len(table.rows) == len(rows) and {len(row) for row in table.rows} == {len(table.head)}
+    table = study.table(result_of(dynamics__square=part))
+    check_table(table)
+    assert len(table.rows) == len(rows)
     assert table.rows[0][0] == "`square`, within 4 px" and not any(row[0] for row in table.rows[1:])
     assert table.rows[0][4] == "–" and "points, p = " in table.rows[1][4]
     assert ": 2 + 2 on square." in table.note and table.parts == ("dynamics-square",)

@@ -1,4 +1,4 @@
-"""The stand-in for a peer's planner: as large as published, and doing all the work that is counted for it."""
+"""The stand-in for a peer's planner: its published sizes, and the work that its cost stands for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks.planner.peer import (
     CANDIDATES,
     HORIZON,
-    PICTURE,
+    IMAGE,
     Peer,
     PeerSize,
     PlainSearch,
@@ -31,7 +31,7 @@ def parameters(module: nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-def test_it_is_as_large_as_published_part_by_part() -> None:
+def test_every_module_has_its_published_size() -> None:
     """Published: encoder 5.50, predictor 10.79, actions 0.16, two projectors of 0.79; 18.03 million in all."""
     peer = make_peer(10)
     assert parameters(peer) == pytest.approx(18.03, abs=0.01)
@@ -41,7 +41,7 @@ def test_it_is_as_large_as_published_part_by_part() -> None:
     assert parameters(peer.projector) == parameters(peer.predicted) == pytest.approx(0.79, abs=0.01)
 
 
-def test_its_weights_are_always_the_same_and_the_caller_s_random_numbers_stay() -> None:
+def test_its_weights_are_fixed_and_the_caller_s_random_state_is_kept() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -52,24 +52,24 @@ def test_its_weights_are_always_the_same_and_the_caller_s_random_numbers_stay() 
 
 def test_shapes(tiny: Peer) -> None:
     with torch.inference_mode():
-        assert tiny.encode(torch.randn(2, *PICTURE)).shape == (2, 8)
+        assert tiny.encode(torch.randn(2, *IMAGE)).shape == (2, 8)
         assert tiny.predict(torch.randn(4, 3, 8), torch.randn(4, 3, 8)).shape == (4, 3, 8)
         assert tiny.rollout(torch.randn(4, 8), torch.randn(4, 5, 10)).shape == (4, 5, 8)
-    assert tiny.plan(*torch.randn(2, *PICTURE), 4, PlainSearch(8, 2, 3), 0).shape == (4, 10)
+    assert tiny.plan(*torch.randn(2, *IMAGE), 4, PlainSearch(8, 2, 3), 0).shape == (4, 10)
 
 
-def test_no_step_sees_a_later_one(tiny: Peer) -> None:
+def test_attention_is_causal(tiny: Peer) -> None:
     states, actions = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
-    changed, prev_action = states.clone(), actions.clone()
+    changed, other = states.clone(), actions.clone()
     changed[:, 2] += 1
-    prev_action[:, 2] -= 1
+    other[:, 2] -= 1
     with torch.inference_mode():
-        before, after = tiny.predict(states, actions), tiny.predict(changed, prev_action)
+        before, after = tiny.predict(states, actions), tiny.predict(changed, other)
     torch.testing.assert_close(before[:, :2], after[:, :2])
     assert not torch.allclose(before[:, 2], after[:, 2])
 
 
-def test_step_by_step_is_what_one_pass_over_the_finished_sequence_says(tiny: Peer) -> None:
+def test_a_rollout_equals_one_pass_over_the_finished_sequence(tiny: Peer) -> None:
     start, actions = torch.randn(4, 8), torch.randn(4, 3, 10)
     with torch.inference_mode():
         states = tiny.rollout(start, actions)
@@ -91,29 +91,29 @@ def test_plain_cem_finds_the_minimum_of_a_quadratic() -> None:
 
 
 @pytest.mark.parametrize("iterations", [1, 10])
-def test_all_the_work_is_done_that_its_cost_stands_for(tiny: Peer, iterations: int) -> None:
-    """300 candidates x iterations x 5 predictions; over 1, 2, 3, 3 and 3 steps; and two pictures."""
+def test_a_plan_makes_all_predictions_of_the_published_search(tiny: Peer, iterations: int) -> None:
+    """300 candidates x iterations x 5 predictions; over 1, 2, 3, 3 and 3 steps; and two images."""
     predictions: list[tuple[int, int]] = []
-    pictures: list[int] = []
+    images: list[int] = []
     hooks = [
         tiny.blocks[0].register_forward_hook(lambda _, x, y: predictions.append((len(y), y.shape[1]))),
-        tiny.encoder.register_forward_hook(lambda _, x, y: pictures.append(len(y))),
+        tiny.encoder.register_forward_hook(lambda _, x, y: images.append(len(y))),
     ]
     try:
-        tiny.plan(*torch.randn(2, *PICTURE), HORIZON, PlainSearch(iterations=iterations), 0)
+        tiny.plan(*torch.randn(2, *IMAGE), HORIZON, PlainSearch(iterations=iterations), 0)
     finally:
         for hook in hooks:
             hook.remove()
     assert sum(rows for rows, _ in predictions) == CANDIDATES * iterations * HORIZON
     assert sum(rows * steps for rows, steps in predictions) == CANDIDATES * iterations * (1 + 2 + 3 + 3 + 3)
-    assert sum(pictures) == 2
+    assert sum(images) == 2
 
 
 def test_the_plan_is_better_than_none(tiny: Peer) -> None:
-    picture, goal = torch.randn(2, *PICTURE)
-    plan = tiny.plan(picture, goal, HORIZON, PlainSearch(iterations=5), 0)
+    image, goal = torch.randn(2, *IMAGE)
+    plan = tiny.plan(image, goal, HORIZON, PlainSearch(iterations=5), 0)
     with torch.inference_mode():
-        start, there = tiny.encode(torch.stack([picture, goal]))
+        start, there = tiny.encode(torch.stack([image, goal]))
         ends = tiny.rollout(start.expand(2, -1), torch.stack([plan, torch.zeros_like(plan)]))[:, -1]
     planned, none = (ends - there).square().sum(-1)
     assert planned < none

@@ -1,4 +1,4 @@
-"""The peer that is trained as long: it sees what it should, learns, and does its plans without looking."""
+"""The peer with equal training time: its clips, its training, and plans that are executed open loop."""
 
 import itertools
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.planner.peer import Peer, PeerSize, PlainSearch
+from benchmarks.planner.peer import Peer, PlainSearch
 from benchmarks.planner.trained_peer import PeerPolicy, clips_of, train_peer
 from hnet_vjepa.data.batch import ClipSampler, normalise_actions, normalise_frames
 from hnet_vjepa.data.store import EpisodeStore
@@ -16,8 +16,7 @@ from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.specs import ActionSpec
 from sims.evaluation.policies import Observation
 from tests import toy
-
-TINY = PeerSize(patch=112, width=8, encoder_depth=1, encoder_heads=2, depth=1, heads=2, head_width=4, hidden=16)
+from tests.benchmarks.square import TINY
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def spec_of(store: EpisodeStore) -> ActionSpec:
     return toy.SPEC.normalised_by(np.concatenate([e.actions for e in store.split("train")]))
 
 
-def test_pictures_lie_five_steps_apart_with_all_that_was_done_between_them(store: EpisodeStore) -> None:
+def test_clips_have_images_five_steps_apart_and_all_actions_between_them(store: EpisodeStore) -> None:
     spec = spec_of(store)
     sampler = ClipSampler(store, spec, "train", 16, seed=0)
     video, blocks = next(clips_of(sampler, 3))
@@ -52,25 +51,23 @@ def test_it_learns(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None
     before = torch.rand(2)
     torch.manual_seed(3)
     peer, losses = train_peer(store, spec_of(store), 20.0, 8, lambda dim: Peer(dim, TINY))
-    assert torch.equal(torch.rand(2), before)  # the caller's random numbers stay
+    assert torch.equal(torch.rand(2), before)  # the caller's random state is kept
     assert len(losses) == 21 and not peer.training
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_a_plan_is_done_without_looking_and_then_made_anew(
-    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_is_executed_open_loop_before_the_next_one(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     plan = torch.arange(50.0).view(5, 10) / 10 - 2.5
 
-    class Told:
+    class FixedPlan:
         def plan(self, now: Any, there: Any, horizon: int, search: PlainSearch, seed: int) -> torch.Tensor:
             assert now.shape == there.shape == (3, 224, 224) and horizon == 5
             asked.append(seed)
             return plan
 
     spec = spec_of(store)
-    policy = PeerPolicy(cast(Peer, Told()), spec)
+    policy = PeerPolicy(cast(Peer, FixedPlan()), spec)
     act = policy.begin(cast(Any, SimpleNamespace(index=2, goal=ImageGoal(toy.picture(9, 9)))))
     seen = Observation(toy.picture(20, 20)[None], np.zeros(2, np.float32))
     decisions = [act(seen) for _ in range(26)]

@@ -1,4 +1,4 @@
-"""The searches that ours is compared with: each finds a known minimum, within bounds, at the price it was given."""
+"""The searches that the shipped one is compared with: each finds a known minimum within bounds and budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = pytest.mark.parametrize("name", SEARCHES)
 
 
 class Bowl:
-    """(a_h - target_h)^2 after every step, counting what it is asked."""
+    """Energies (a_h - target_h)^2 after every step; records the candidates and counts their cost."""
 
     def __init__(self, target: Tensor) -> None:
         self.target, self.seen, self.paid = target, list[Tensor](), 0
@@ -55,7 +55,7 @@ def test_a_known_minimum_is_found(name: str, near: float) -> None:
 
 @ALL
 @pytest.mark.parametrize("shape", [(128, 8), (16, 2), (7, 3), (2, 1)])
-def test_the_budget_is_that_of_the_search_that_ships(name: str, shape: tuple[int, int]) -> None:
+def test_the_budget_is_that_of_the_shipped_search(name: str, shape: tuple[int, int]) -> None:
     search = SearchSettings(*shape, horizon=3, elites=1)
     bowl = Bowl(targets(1))
     find(name, bowl, search=search)
@@ -63,7 +63,7 @@ def test_the_budget_is_that_of_the_search_that_ships(name: str, shape: tuple[int
 
 
 @ALL
-def test_what_cannot_be_done_is_never_tried_and_the_bound_is_found(name: str) -> None:
+def test_candidates_stay_within_the_bounds_and_the_bound_is_found(name: str) -> None:
     bowl = Bowl(torch.full((1, 3, 2), 3.0))
     found = find(name, bowl)
     assert max(float(seen.abs().max()) for seen in bowl.seen) <= 1
@@ -71,7 +71,7 @@ def test_what_cannot_be_done_is_never_tried_and_the_bound_is_found(name: str) ->
 
 
 @ALL
-def test_a_query_is_searched_for_by_its_own_seed_alone(name: str) -> None:
+def test_a_query_s_answer_depends_only_on_its_own_seed(name: str) -> None:
     target = targets(4)
     together = find(name, Bowl(target), [7, 8, 9, 10])
     torch.testing.assert_close(together.actions[2:3], find(name, Bowl(target[2:3]), [9]).actions)
@@ -79,7 +79,7 @@ def test_a_query_is_searched_for_by_its_own_seed_alone(name: str) -> None:
 
 
 @ALL
-def test_the_mean_and_the_proposals_are_among_the_first_candidates(name: str) -> None:
+def test_the_mean_and_samples_of_the_prior_are_among_the_first_candidates(name: str) -> None:
     bowl = Bowl(targets(1))
     found = find(name, bowl, sample_prior=lambda noise: bowl.target[:, None] + 0 * noise)
     assert torch.equal(bowl.seen[0][:, 0], torch.zeros(1, 3, 2))
@@ -89,7 +89,7 @@ def test_the_mean_and_the_proposals_are_among_the_first_candidates(name: str) ->
 
 
 @ALL
-def test_not_a_number_never_wins(name: str) -> None:
+def test_nan_never_wins(name: str) -> None:
     bowl = Bowl(torch.full((1, 3, 2), -0.5))
     holed = lambda actions: torch.where(actions[..., 0] > 0.2, torch.nan, bowl(actions))  # noqa: E731
     start = torch.zeros(1, 3, 2)
@@ -97,7 +97,7 @@ def test_not_a_number_never_wins(name: str) -> None:
     assert torch.isfinite(found.energies).all() and torch.isfinite(found.actions).all()
 
 
-def test_gradients_go_on_from_what_was_drawn() -> None:
+def test_gradients_improve_on_the_candidates_drawn() -> None:
     """With the same candidates first, the answer is nearer than the best of them, and never worse."""
     bowl = Bowl(targets())
     found = find("gradients", bowl)

@@ -1,4 +1,4 @@
-"""Tables of chunking.json and planner.json: what stands in them, and that a part that is missing breaks no other."""
+"""Tables of chunking.json, and that a missing part leaves the other tables unaffected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks import record, render
-from benchmarks.chunking import attention_curve, counts, forward_speed, saliency, study
+from benchmarks.chunking import attention_curve, counts, forward_speed, paired, saliency, scores, study
 from benchmarks.chunking.attention_curve import ROBOTS, Curve
 from benchmarks.chunking.large_vit import Large
+from benchmarks.chunking.small_models import CELLS, METHODS, TOKENS, TUBELETS
 from benchmarks.chunking.tables import TABLES
-from benchmarks.table import MissingPartError, Parts, Table, origin
+from benchmarks.table import MissingPartError, Parts, Result, Table, origin
 
 ABOUT = {"date": "2026-01-02", "commit": "0123", "machine": {"cpu": "a CPU", "cores": 2}}
 
@@ -25,11 +26,11 @@ def study_part() -> tuple[dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(0)
     level = {"chunks": 50.0, "uniform": 48.0, "random": 40.0, "merge": 51.0}
     cells = [
-        study.Cell(task, tokens, method, seed, tokens + 0.1, 1.5, *(level[method] + rng.normal(0, 2, 4)))
-        for seed, task, tokens, method in itertools.product(study.SEEDS, study.NEAR, study.TOKENS, study.METHODS)
+        paired.Cell(task, tokens, method, seed, tokens + 0.1, 1.5, *(level[method] + rng.normal(0, 2, 4)))
+        for seed, task, tokens, method in itertools.product(study.SEEDS, scores.NEAR, TOKENS, METHODS)
     ]
-    cells += [replace(c, method=study.TUBELETS, tokens=study.CELLS) for c in cells[:: 2 * len(study.METHODS)]]
-    tubelets = {"tokens": study.CELLS, "blocks": 4, "flops_ratio": 1.0}
+    cells += [replace(c, method=TUBELETS, tokens=CELLS) for c in cells[:: 2 * len(METHODS)]]
+    tubelets = {"tokens": CELLS, "blocks": 4, "flops_ratio": 1.0}
     settings = {
         "tubelets": tubelets,
         "score": "mean of them",
@@ -38,9 +39,9 @@ def study_part() -> tuple[dict[str, Any], dict[str, Any]]:
         "interval": "95 %",
         "unit": "a pair of models",
     }
-    floor = {task: {"random": 4.0, "replay": 99.0} for task in study.NEAR}
-    part = {"settings": settings, "table": study.table(cells), "success_bounds": floor}
-    return part, study.metrics(cells)
+    floor = {task: {"random": 4.0, "replay": 99.0} for task in scores.NEAR}
+    part = {"settings": settings, "table": paired.means(cells), "success_bounds": floor}
+    return part, paired.metrics(cells)
 
 
 def speed_part() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,7 +86,7 @@ def saliency_part() -> tuple[dict[str, Any], dict[str, Any]]:
         for seed in (1, 2)
     ]
     settings = {"task": "fetch-push", "tokens": 8, "episodes": 9, "seeds": 2, "weight": 0.1, "score": "mean of them"}
-    table, metrics = saliency.figures(cells)
+    table, metrics = saliency.summarise(cells)
     return {"settings": settings, "table": table}, metrics
 
 
@@ -101,7 +102,7 @@ def counts_part() -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture
 def result() -> dict[str, Any]:
-    """What a chunking.json with all its parts holds."""
+    """The content of a chunking.json with all its parts."""
     content: dict[str, Any] = {"metrics": {}, "parts": {}}
     rebuilt = {"settings": {"frames": 9, "cells": 64, "data": "toy", "chunks": 8.04, "steps": 3}}
     explained = {"reconstruction_explained_chunks": 0.5, "reconstruction_explained_with_residual": 0.75}
@@ -117,10 +118,10 @@ def result() -> dict[str, Any]:
 
 @pytest.fixture
 def tables(result: dict[str, Any]) -> dict[str, Table]:
-    return {name: make(Parts(result["parts"]), result["metrics"]) for name, make in TABLES.items()}
+    return {name: make(Result(Parts(result["parts"]), result["metrics"])) for name, make in TABLES.items()}
 
 
-def test_every_table_is_whole(tables: dict[str, Table]) -> None:
+def test_every_table_is_complete(tables: dict[str, Table]) -> None:
     for name, table in tables.items():
         assert table.rows and table.note.endswith("."), name
         assert {len(row) for row in table.rows} == {len(table.head)}, name
@@ -139,18 +140,18 @@ def test_the_study_has_a_row_for_every_kind_of_model(tables: dict[str, Table], r
     assert "over units (a unit is a pair of models)" in tables["chunking-differences"].note
 
 
-def test_streaming_says_what_one_more_frame_costs(tables: dict[str, Table]) -> None:
+def test_streaming_shows_the_time_of_one_more_frame(tables: dict[str, Table]) -> None:
     assert tables["chunking-streaming"].rows == [["4", "3.0", "15.1", "2e-07"]]
 
 
-def test_saliency_says_what_each_kind_adds(tables: dict[str, Table]) -> None:
+def test_saliency_shows_the_difference_of_each_kind(tables: dict[str, Table]) -> None:
     first, loss, mean = tables["chunking-saliency"].rows
     assert first == ["attention", "0.90", "50.0", "40.0", "60.0", "10.0", "40.0", "–"]
     # A third of what success gains counts: 1 and 2 points, or -2 and -4.
     assert loss[-1] == "+1.5 ± 0.5" and mean[-1] == "-3.0 ± 1.0" and mean[1] == "0.25"
 
 
-def test_speed_says_what_is_relative_to_what(tables: dict[str, Table]) -> None:
+def test_speed_is_relative_to_v_jepa_2(tables: dict[str, Table]) -> None:
     first, second = tables["chunking-forward"].rows[:2]
     assert first == ["fp32", "chunks", "196", "0.50", "12.0", "300", "0.25"]
     assert second == ["fp32", "V-JEPA 2", "3136", "6.00", "1", "1200", "1"]
@@ -158,12 +159,13 @@ def test_speed_says_what_is_relative_to_what(tables: dict[str, Table]) -> None:
     assert tables["chunking-training"].rows[1] == ["blocks recomputed", "26.0", "7000"]
     curve = tables["chunking-attention"]
     assert curve.rows[-1] == ["9800", "98", "–", "480", "980", "–", "980"]
-    assert "beats its dense path from 500 tokens on" in curve.note
-    assert "power 1.00 of the tokens" in curve.note and "beats full attention alone from 2000 tokens on" in curve.note
-    assert "is never quicker here; the code changes to it at 1500" in tables["chunking-attention-robots"].note
+    assert "faster than the dense path from 500 tokens on" in curve.note
+    assert "power 1.00 of the tokens" in curve.note and "than full attention from 2000 tokens on" in curve.note
+    robots = tables["chunking-attention-robots"]
+    assert "at no measured length; the code uses it from 1500 tokens on" in robots.note
 
 
-def test_counts_stand_beside_what_is_to_be_seen(tables: dict[str, Table]) -> None:
+def test_counts_are_shown_beside_detail_and_motion(tables: dict[str, Table]) -> None:
     rows = tables["chunking-counts"].rows
     assert [row[0] for row in rows] == ["`a`", "", "`b`", "", "`outputs/c` (budget)", ""]
     assert rows[0][1:] == ["street", "0.100", "0.010", "8 (1–9)", "16.0", "8.0"]
@@ -171,7 +173,7 @@ def test_counts_stand_beside_what_is_to_be_seen(tables: dict[str, Table]) -> Non
     assert [row[1] for row in tables["chunking-follows"].rows] == ["0.50", "0.25", "1.00"]
 
 
-def test_a_part_that_was_not_made_leaves_its_tables_empty_and_the_others_whole(
+def test_a_missing_part_leaves_only_its_own_tables_empty(
     result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.md"
@@ -191,12 +193,18 @@ def test_a_part_that_was_not_made_leaves_its_tables_empty_and_the_others_whole(
     assert filled["chunking-counts"].endswith(
         "Written by `make counts` on 2026-01-02 (a CPU, 2 cores; commit 0123).\n\n"
     )
-    assert "| 20 | 100 |" in filled["planner-memory"] and "between the two +0.3 MiB." in filled["planner-memory"]
+    assert "| 20 | 100 |" in filled["planner-memory"] and "growth +0.3 MiB." in filled["planner-memory"]
     with pytest.raises(MissingPartError):
         Parts({})["any"]
 
 
 def test_several_parts_name_every_command_and_commit() -> None:
     made = [{**ABOUT, "command": f"make {name}", "commit": commit} for name, commit in (("a", "9"), ("b", "1"))]
-    said = origin(*made)
-    assert said == "\nWritten by `make a`, `make b` on 2026-01-02 (a CPU, 2 cores; commits 1, 9).\n"
+    assert origin(*made) == "\nWritten by `make a`, `make b` on 2026-01-02 (a CPU, 2 cores; commits 1, 9).\n"
+
+
+def test_a_crossover_at_the_smallest_length_means_every_length() -> None:
+    rows: list[dict[str, float]] = [{"tokens": 100.0}, {"tokens": 200.0}]
+    assert attention_curve.faster(100.0, rows) == "at every measured length"
+    assert attention_curve.faster(150.4, rows) == "from 150 tokens on"
+    assert attention_curve.faster(None, rows) == "at no measured length"
