@@ -18,6 +18,7 @@ import torch
 
 from hnet_vjepa.checkpoint import Manifest, PhaseRecord, load_checkpoint, load_matching, read_manifest, save_checkpoint
 from hnet_vjepa.config import PHASES, Config, PhaseName, parse_config
+from hnet_vjepa.config.planning import TRAINING_FIELDS
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
@@ -157,6 +158,8 @@ def _train_phase(
     if done is not None and done["started_from"] == origin and (target / "manifest.json").is_file():
         if progress and _is_main():
             print(f"{name}: was finished before and is kept", flush=True)
+            if load_checkpoint(target).model.config.plan != config.plan:
+                print(f"{name}: it keeps its search; hnet serve and hnet evaluate change it by --set plan.FIELD=VALUE")
         return target
     set_seed(config.seed)
     model, manifest = _start(config, store, before)
@@ -252,8 +255,15 @@ def _differences(prefix: str, before: object, now: object) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(set(before) | set(now))
         return [d for key in keys for d in _differences(f"{prefix}.{key}".lstrip("."), before.get(key), now.get(key))]
-    harmless = prefix.endswith((".save_every", ".log_every"))  # change no result, and are what one changes after a kill
+    # Change no result, and are what one changes after a kill.
+    harmless = prefix.endswith((".save_every", ".log_every")) or _is_search(prefix)
     return [] if before == now or harmless else [prefix]
+
+
+def _is_search(field: str) -> bool:
+    """Whether a dotted field of the settings is one of the planner's search, which training does not read."""
+    section, _, name = field.rpartition(".")
+    return section == "config.plan" and name not in TRAINING_FIELDS
 
 
 def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HNetVJEPA, Manifest]:

@@ -68,6 +68,17 @@ def test_how_often_is_saved_or_logged_may_change_within_a_run(toy_store: Path, t
     assert (tmp_path / "pretrain" / "weights.safetensors").stat().st_mtime_ns == before
 
 
+def test_the_search_may_change_within_a_run_and_the_energy_may_not(
+    toy_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_pipeline(toy.config(), toy_store, tmp_path, ("pretrain",), progress=False)
+    last = run_pipeline(toy.config(plan={"candidates": 24}), toy_store, tmp_path, ("pretrain", "probe"))
+    assert load_checkpoint(last).model.config.plan.candidates == 24
+    assert "pretrain: it keeps its search; hnet serve and hnet evaluate change it by --set" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other settings \(config\.plan\.latent\)"):
+        run_pipeline(toy.config(plan={"latent": 0.5}), toy_store, tmp_path, ("pretrain", "probe"), progress=False)
+
+
 def test_what_the_data_can_not_train_is_said_at_once_with_what_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

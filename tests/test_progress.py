@@ -25,6 +25,14 @@ def test_a_line_whenever_fifteen_seconds_have_passed() -> None:
     ]
 
 
+def test_a_line_carries_the_last_note_and_counts_from_where_a_run_goes_on() -> None:
+    stream, times = io.StringIO(), iter([0.0, 1.0, 16.0])
+    with progress_counter("action", 600, "step", stream=stream, clock=lambda: next(times), first=100) as add:
+        add(1, "loss 0.250")
+        add(1)
+    assert stream.getvalue() == "action: 102 of 600 steps, loss 0.250, 16 s\n"
+
+
 def test_fast_work_writes_nothing() -> None:
     assert lines([100, 101, 102], [50, 50]) == []
 

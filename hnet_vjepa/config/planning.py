@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from hnet_vjepa.config.base import Fraction, NotNegative, Positive, Section, Weight, refuse
 
+# Fields that say what the energy of states is; a checkpoint is calibrated for them.
+ENERGY_FIELDS = ("distance", "latent", "temporal_distance", "decoded_state", "unmatched")
+# Fields that training reads. All others can be changed at every load.
+TRAINING_FIELDS = ("goal_bank_size", *ENERGY_FIELDS)
+
 
 class PlanConfig(Section):
     """Search of the planner (cross-entropy method) and its energy."""

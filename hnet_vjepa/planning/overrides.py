@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from hnet_vjepa.checkpoint import Checkpoint
 from hnet_vjepa.config import Config, PlanConfig, parse_config
+from hnet_vjepa.config.planning import ENERGY_FIELDS
 from hnet_vjepa.errors import UserError, one_of
 
 SECTION = "plan."
 TRAINED = ("goal_bank_size",)  # read in training only
-ENERGY = ("distance", "latent", "temporal_distance", "decoded_state", "unmatched")  # what the energy of states is
 
 
 def plan_settings(options: Sequence[str]) -> dict[str, str]:
@@ -48,6 +48,6 @@ def with_plan(checkpoint: Checkpoint, changes: Mapping[str, str]) -> Checkpoint:
     model = copy.copy(checkpoint.model)
     model.config = config
     manifest = checkpoint.manifest
-    if any(getattr(config.plan, name) != getattr(before.plan, name) for name in ENERGY):
+    if any(getattr(config.plan, name) != getattr(before.plan, name) for name in ENERGY_FIELDS):
         manifest = manifest.model_copy(update={"reached_energy": None, "success": None})
     return replace(checkpoint, model=model, manifest=manifest)

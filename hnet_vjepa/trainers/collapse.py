@@ -1,7 +1,7 @@
-"""Collapse: a representation that says the same of every picture satisfies a predictor perfectly and is worth nothing.
+"""Representation collapse: constant features satisfy a predictor perfectly and are worth nothing.
 
-The same pictures are encoded again and again while a phase trains, and the run stops when what is made of them hardly
-differs any more, or differs in one direction only.
+While a stage trains, the same frames are encoded at every logged step. The run stops when their features hardly differ
+any more, or differ in one direction only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.linear_probe import effective_rank
 
-PICTURES = 64  # enough to tell a rank of 2 from one of 20, and as dear as half a training step
+PICTURES = 64  # enough to tell a rank of 2 from one of 20, at the cost of half a training step
 # Measured on simulated robots (64 numbers a slot): fresh networks deviate by 0.02 to 0.10, healthy ones by no less than
 # 0.006 in their first steps and by 0.5 to 0.8 in the end, with effective ranks of 19 to 45 throughout. Without the
 # variance term Push-T fell to 0.0004 within 15 steps, a toy of 16 numbers to 0.0012 in 75; its healthy rank is 8 to 10.
@@ -28,11 +28,11 @@ PATIENCE = 3  # measurements in a row
 
 
 @runtime_checkable
-class Watched(Protocol):
+class CanCollapse(Protocol):
     """A phase whose representation could collapse."""
 
     def representation(self, model: HNetVJEPA, video: Tensor) -> tuple[Tensor, Tensor]:
-        """What the phase shapes, of normalised video B x T x H x W x 3: B x N x D, and mask B x N (True = padding)."""
+        """Features of normalised video B x T x H x W x 3: B x N x D, and their mask B x N (True = padding)."""
         ...
 
     def remedy(self, model: HNetVJEPA) -> str:
@@ -42,7 +42,7 @@ class Watched(Protocol):
 
 @dataclass(frozen=True)
 class Spread:
-    """How much of the pictures' differences a representation of D numbers a slot shows."""
+    """How much the features of different frames differ, for a representation of D numbers a slot."""
 
     effective_rank: float  # 1 to D: how many directions it differs in
     deviation: float  # mean over the D numbers of their standard deviation, as a share of the root mean square of all
@@ -52,8 +52,8 @@ class Spread:
 def spread(tokens: Tensor, mask: Tensor) -> Spread:
     """Effective rank and deviations of tokens B x N x D where ``mask`` (B x N, True = padding) is False.
 
-    Every slot counts around its own mean over the B pictures: slots that differ from each other by their places alone
-    say nothing of what is in the picture.
+    Every slot is centred on its own mean over the B frames: slots that differ from each other by their position alone
+    carry no information on the frame.
     """
     live = (~mask)[..., None].double()  # B x N x 1
     tokens = tokens.double() * live
@@ -81,10 +81,12 @@ def collapsed(history: Sequence[Spread]) -> str | None:
     return None
 
 
-class Watch:
-    """Measures what one phase makes of the same training pictures, again and again while it trains."""
+class CollapseMonitor:
+    """Measures the spread of a phase's features on a fixed set of training frames while it trains."""
 
-    def __init__(self, phase: Watched, model: HNetVJEPA, store: EpisodeStore, before: Sequence[Spread] = ()) -> None:
+    def __init__(
+        self, phase: CanCollapse, model: HNetVJEPA, store: EpisodeStore, before: Sequence[Spread] = ()
+    ) -> None:
         self.phase, self.model = phase, model
         self.video = next(
             clip_batches(store, model.robot.action, "train", 1, model.device, PICTURES)
@@ -93,9 +95,9 @@ class Watch:
 
     @torch.no_grad()
     def measure(self) -> Spread:
-        """Measure now, and remember it."""
+        """Measure now and add it to the history."""
         training = self.model.training
-        self.model.eval()  # whatever draws random numbers in training must not miss any because it was looked at
+        self.model.eval()  # a measurement must not consume the random numbers of the training
         found = spread(*self.phase.representation(self.model, self.video))
         self.model.train(training)
         self.history.append(found)

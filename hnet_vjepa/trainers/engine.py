@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hnet_vjepa.config import Config, StageConfig
 from hnet_vjepa.data.batch import Batch, ClipSampler
@@ -25,11 +24,13 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.migration import is_format_1, upgrade_weights
 from hnet_vjepa.models.model import HNetVJEPA
-from hnet_vjepa.trainers.collapse import Spread, Watch, Watched
+from hnet_vjepa.trainers.collapse import CanCollapse, CollapseMonitor, Spread
 from hnet_vjepa.trainers.encoded import Encoded, encode_once
+from hnet_vjepa.trainers.log import TrainingLog, logged_before
 from hnet_vjepa.trainers.phase import Phase, Prepares
 from hnet_vjepa.utils.distrib import make_accelerator, world_size
-from hnet_vjepa.utils.files import directory_atomic, disk_errors, write_bytes_atomic, write_json_atomic
+from hnet_vjepa.utils.files import directory_atomic, write_json_atomic
+from hnet_vjepa.utils.progress import progress_counter
 from hnet_vjepa.utils.runtime import choose_precision
 
 
@@ -98,8 +99,8 @@ def train(
     """Train one phase of ``model`` in place and evaluate it.
 
     Args:
-        folder: receives ``log.jsonl`` (one line per logged step), for a phase that is watched ``spread.jsonl`` (how
-            much its representation differs from picture to picture) and, while the phase runs, ``resume/``, from which
+        folder: receives ``log.jsonl`` (one line per logged step), for a phase that can collapse ``spread.jsonl`` (how
+            much its features differ from frame to frame) and, while the phase runs, ``resume/``, from which
             an interrupted run goes on.
         origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
         encoded: what phases before this one made of the store's frames, for those that leave the backbone as it is.
@@ -144,46 +145,44 @@ def train(
     model.train()
     loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
 
-    main = accelerator.is_main_process
+    main, spreads = accelerator.is_main_process, folder / "spread.jsonl"
     if first and progress and main:
         print(f"{phase.name}: goes on at step {first} of {config.steps}", flush=True)
-    log = _Log(folder / "log.jsonl", first) if main else None
-    watch, watch_log = None, None
-    if isinstance(phase, Watched):
-        watch = Watch(phase, model, store, _spreads_before(folder / "spread.jsonl", first))
-        watch_log = _Log(folder / "spread.jsonl", first) if main else None
-    bar = tqdm(
-        total=config.steps, initial=first, desc=phase.name, unit="step", disable=None if progress and main else True
-    )
-    for step in range(first, config.steps):
-        rate = learning_rate(step, config)
-        for group in wrapped.param_groups:
-            group["lr"] = rate
-        terms, norm = _step(accelerator, loss_module, wrapped, trained, sampler, config, step)
-        momentum = phase.ema(model)
-        if momentum is not None:
-            model.update_target(momentum)
-        bar.update()
-        if step % config.log_every == 0 or step == config.steps - 1:
-            values = {name: float(value) for name, value in terms.items()}
-            bar.set_postfix(loss=f"{sum(values.values()):.3f}")
-            if progress and main and bar.disable and step // config.log_every % 5 == 0:  # not a terminal: plain lines
-                print(f"{phase.name}: step {step} of {config.steps}, loss {sum(values.values()):.3f}", flush=True)
-            if log is not None:
-                log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
-            if watch is not None:
-                found = watch.measure()
-                if watch_log is not None:
-                    watch_log.write({"step": step, **asdict(found)})
-                problem = watch.problem()
-                if problem is not None:  # the same on all ranks, so that none waits for another
-                    bar.close()
-                    raise TrainingError(f"the representation has collapsed in {phase.name} at step {step}: {problem}")
-        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-            if main:
-                _save(folder, model, optimizer, trained, origin, step + 1, seconds + time.monotonic() - started)
-            accelerator.wait_for_everyone()
-    bar.close()
+    log = TrainingLog(folder / "log.jsonl", first) if main else None
+    monitor, spread_log = None, None
+    if isinstance(phase, CanCollapse):
+        before = [Spread(**{f.name: line[f.name] for f in fields(Spread)}) for line in logged_before(spreads, first)]
+        monitor = CollapseMonitor(phase, model, store, before)
+        spread_log = TrainingLog(spreads, first) if main else None
+    with progress_counter(phase.name, config.steps, "step", progress and main, first=first) as done:
+        for step in range(first, config.steps):
+            rate = learning_rate(step, config)
+            for group in wrapped.param_groups:
+                group["lr"] = rate
+            terms, norm = _step(accelerator, loss_module, wrapped, trained, sampler, config, step)
+            momentum = phase.ema(model)
+            if momentum is not None:
+                model.update_target(momentum)
+            if step % config.log_every and step != config.steps - 1:
+                done(1)
+            else:
+                values = {name: float(value) for name, value in terms.items()}
+                done(1, f"loss {sum(values.values()):.3f}")
+                if log is not None:
+                    log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
+                if monitor is not None:
+                    found = monitor.measure()
+                    if spread_log is not None:
+                        spread_log.write({"step": step, **asdict(found)})
+                    problem = monitor.problem()
+                    if problem is not None:  # the same on all ranks, so that none waits for another
+                        raise TrainingError(
+                            f"the representation has collapsed in {phase.name} at step {step}: {problem}"
+                        )
+            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+                if main:
+                    _save(folder, model, optimizer, trained, origin, step + 1, seconds + time.monotonic() - started)
+                accelerator.wait_for_everyone()
     seconds += time.monotonic() - started
     model.eval().requires_grad_(False)
     metrics = phase.evaluate(model, store)
@@ -272,24 +271,3 @@ def _resume(
         laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         optimizer.state[parameter][name] = laid_out
     return int(done["step"]), float(done["seconds"])
-
-
-def _spreads_before(path: Path, first: int) -> list[Spread]:
-    """What an interrupted run measured before the step ``first`` that it goes on from."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() and first else []
-    found = [json.loads(line) for line in lines]
-    return [Spread(*(line[field.name] for field in fields(Spread))) for line in found if line["step"] < first]
-
-
-class _Log:
-    """JSON lines, one per logged step. On resume, lines at or after the step to go on from are dropped."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        self.path = path
-        lines = path.read_text().split("\n")[:-1] if path.exists() and first else []  # half a last line is dropped
-        kept = [line for line in lines if json.loads(line)["step"] < first]
-        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
-
-    def write(self, values: dict[str, float]) -> None:
-        with disk_errors(self.path), self.path.open("a") as stream:
-            stream.write(json.dumps(values) + "\n")

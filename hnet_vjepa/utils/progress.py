@@ -6,13 +6,19 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import TextIO, TypeVar
+from typing import NoReturn, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
 INTERVAL = 15.0  # seconds between two lines where there is no terminal
 
 Item = TypeVar("Item")
+
+
+class Add(Protocol):
+    """Count ``count`` more units; ``note`` says how the work is going, for instance ``loss 0.12``."""
+
+    def __call__(self, count: int, note: str = "") -> None: ...
 
 
 @contextlib.contextmanager
@@ -23,32 +29,44 @@ def progress_counter(
     shown: bool = True,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int], object]]:
+    first: int = 0,
+) -> Iterator[Add]:
     """Show how many of ``total`` units are done; the block calls what this yields with the number of new ones.
 
-    Without a terminal, a line such as ``random: 12 of 100 episodes, 31 s`` is written whenever INTERVAL seconds have
-    passed since the last one; work that is faster writes none. ``stream``: by default standard error.
+    A second argument says how the work is going and is shown beside the count. Without a terminal, a line such as
+    ``random: 12 of 100 episodes, 31 s`` is written whenever INTERVAL seconds have passed since the last one; work that
+    is faster writes none. ``stream``: by default standard error. ``first``: units done before.
     """
     stream = sys.stderr if stream is None else stream
     if not shown:
-        yield lambda count: None
+        yield lambda count, note="": None
     elif stream.isatty():
-        with tqdm(total=total, desc=what, unit=unit, file=stream) as bar:
-            yield bar.update
+        with tqdm(total=total, initial=first, desc=what, unit=unit, file=stream) as bar:
+            yield _bar(bar)
     else:
-        yield _lines(what, total, unit, stream, clock)
+        yield _lines(what, total, unit, stream, clock, first)
 
 
-def _lines(what: str, total: int, unit: str, stream: TextIO, clock: Callable[[], float]) -> Callable[[int], None]:
+def _bar(bar: tqdm[NoReturn]) -> Add:
+    def add(count: int, note: str = "") -> None:
+        if note:
+            bar.set_postfix_str(note, refresh=False)
+        bar.update(count)
+
+    return add
+
+
+def _lines(what: str, total: int, unit: str, stream: TextIO, clock: Callable[[], float], first: int) -> Add:
     start = last = clock()
-    done = 0
+    done, latest = first, ""
 
-    def add(count: int) -> None:
-        nonlocal last, done
-        done += count
+    def add(count: int, note: str = "") -> None:
+        nonlocal last, done, latest
+        done, latest = done + count, note or latest
         if (now := clock()) - last >= INTERVAL:
             last = now
-            print(f"{what}: {done} of {total} {unit}s, {now - start:.0f} s", file=stream, flush=True)
+            shown = f", {latest}" if latest else ""
+            print(f"{what}: {done} of {total} {unit}s{shown}, {now - start:.0f} s", file=stream, flush=True)
 
     return add
 

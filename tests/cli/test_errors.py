@@ -80,7 +80,7 @@ def test_evaluate_and_collect_refuse(tmp_path: Path, toy_run: Path) -> None:
     assert "32 x 40 pictures; fetch-reach gives 64 x 64" in refused(
         "evaluate", "--task", "fetch-reach", "--checkpoint", str(toy_run / "action")
     )
-    assert "was trained on 'toy', which is none of the simulated robots; give --task" in refused(
+    assert "was trained on 'toy', which is not a simulated task; give --task" in refused(
         "evaluate", "--checkpoint", str(toy_run / "action")
     )
     assert "no checkpoint directory" in refused("serve", "--checkpoint", str(tmp_path / "none"))

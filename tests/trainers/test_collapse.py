@@ -1,4 +1,4 @@
-"""The watch on collapse: what it measures, that it stops a run which collapses, and no other."""
+"""The collapse monitor: what it measures, that it stops a run which collapses, and no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.pipeline import describe_robot, run_pipeline
 from hnet_vjepa.trainers import engine
-from hnet_vjepa.trainers.collapse import LEAST_DEVIATION, LEAST_RANK, PATIENCE, Spread, Watch, collapsed, spread
+from hnet_vjepa.trainers.collapse import (
+    LEAST_DEVIATION,
+    LEAST_RANK,
+    PATIENCE,
+    CollapseMonitor,
+    Spread,
+    collapsed,
+    spread,
+)
 from hnet_vjepa.trainers.engine import TrainingError, train
 from hnet_vjepa.trainers.pretrain import Pretrain
 from hnet_vjepa.utils.runtime import set_seed
@@ -103,17 +111,17 @@ def test_a_model_that_is_forced_to_collapse_is_found_out(which: str, toy_store: 
         "the last norm": [backbone.norm.weight],
         "what enters the slots": [backbone.pooling.value.weight, *backbone.position.parameters()],
     }[which]
-    watch = Watch(Pretrain(), model, store)
+    monitor = CollapseMonitor(Pretrain(), model, store)
     for _ in range(PATIENCE):
-        watch.measure()
-    assert watch.problem() is None
+        monitor.measure()
+    assert monitor.problem() is None
     with torch.no_grad():
         for parameter in parts:
             parameter.zero_()
     for _ in range(PATIENCE):
-        assert watch.problem() is None
-        watch.measure()
-    problem = watch.problem()
+        assert monitor.problem() is None
+        monitor.measure()
+    problem = monitor.problem()
     assert problem is not None and "different pictures look the same" in problem
     assert "pretrain.vicregl (0.02)" in problem and "\n" not in problem
 
@@ -121,7 +129,7 @@ def test_a_model_that_is_forced_to_collapse_is_found_out(which: str, toy_store: 
 def test_fresh_models_are_healthy(toy_store: Path) -> None:
     store = EpisodeStore(toy_store)
     for seed in range(8):
-        found = Watch(Pretrain(), made(store, seed), store).measure()
+        found = CollapseMonitor(Pretrain(), made(store, seed), store).measure()
         assert found.deviation > 10 * LEAST_DEVIATION and found.effective_rank > 3 * LEAST_RANK
 
 
@@ -173,9 +181,9 @@ def test_an_interrupted_run_goes_on_counting(toy_store: Path, tmp_path: Path, mo
         run(tmp_path / "killed")
     monkeypatch.setattr(engine, "_step", real_step)
     monkeypatch.setattr(
-        engine.Watch,
+        engine.CollapseMonitor,
         "problem",
-        lambda watch: seen.append(len(watch.history)),  # type: ignore[func-returns-value]
+        lambda monitor: seen.append(len(monitor.history)),  # type: ignore[func-returns-value]
     )
     assert run(tmp_path / "killed") == clean
     assert seen == [5, 6]  # the four before the save count

@@ -102,6 +102,7 @@ def test_accumulating_small_batches_equals_one_large_batch(toy_store: Path, tmp_
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_save(toy_store: Path, tmp_path: Path) -> None:
     class Breaks:
         name: Stage = "probe"
+        hindsight = False
 
         def __init__(self) -> None:
             self.inner, self.calls = make_phase("probe", (), store), 0
