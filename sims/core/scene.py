@@ -1,6 +1,6 @@
 """What every MuJoCo task shares: exact save and restore, one camera, and departures from how training looked.
 
-A task's simulation owns a Scene and passes ``frame``, ``save``, ``restore``, ``vary`` and ``close`` on to it.
+A task's simulation is a MujocoSimulation, which owns a Scene.
 """
 
 from __future__ import annotations
@@ -89,3 +89,41 @@ class Scene:
     def close(self) -> None:
         """Give up the graphics context."""
         self._camera.close()
+
+
+class MujocoSimulation:
+    """The part of sims.core.task.Simulation that is the same for every MuJoCo environment.
+
+    A subclass sets ``_env`` (what ``close`` closes), ``_scene`` and ``_initial`` (what ``save`` returned in the initial
+    configuration), and writes ``step`` and ``state``. An environment that keeps something outside MuJoCo's state
+    appends it in ``save`` and takes it off in ``restore``.
+    """
+
+    _env: Any
+    _scene: Scene
+    _initial: NDArray[np.float64]
+
+    def reset(self) -> None:
+        """Go to the one initial configuration."""
+        self.restore(self._initial)
+
+    def frame(self) -> NDArray[np.uint8]:
+        """Return the camera's picture now, H x W x 3."""
+        return self._scene.frame()
+
+    def save(self) -> NDArray[np.float64]:
+        """Return everything that the future depends on."""
+        return self._scene.save()
+
+    def restore(self, saved: NDArray[np.float64]) -> None:
+        """Go back exactly to what ``save`` returned."""
+        self._scene.restore(saved)
+
+    def vary(self, variation: Variation) -> None:
+        """Depart from the training's looks or physics in one factor; strength 0 goes back."""
+        self._scene.vary(variation)
+
+    def close(self) -> None:
+        """Give up the graphics context."""
+        self._scene.close()
+        self._env.close()

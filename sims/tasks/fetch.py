@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from hnet_vjepa.specs import CameraSpec
 from sims.core.language import Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, State
-from sims.core.variation import Variation
 
 REACH = (
     0.05  # metres that the environment asks of the arm for an action of 1; the gripper does about two thirds in a step
@@ -75,7 +74,7 @@ def placer(
     return place
 
 
-class Fetch:
+class Fetch(MujocoSimulation):
     """A running Fetch environment behind sims.core.task.Simulation; the state is the gripper's position (3, metres).
 
     ``make`` imports and makes the environment. An action does ``interval`` steps of it, each with an equal share.
@@ -104,9 +103,6 @@ class Fetch:
         table = next(g for g in range(model.ngeom) if model.geom_bodyid[g] == model.body("table0").id)
         model.mat_rgba[model.geom_matid[table]] = TABLE_COLOUR
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         x, y, z = np.clip(np.asarray(action, np.float64)[:3] / (self._interval * REACH), -1, 1)
         for _ in range(self._interval):
@@ -118,24 +114,8 @@ class Fetch:
         self._env._mujoco_step(move)
         self._env._step_callback()  # ends with mj_forward: without it positions would be one substep old
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         return np.asarray(self._site.xpos, np.float32).copy()
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 class FetchCube(Fetch):

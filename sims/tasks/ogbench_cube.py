@@ -23,9 +23,8 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.disturbance import purposeful
 from sims.core.language import Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
-from sims.core.variation import Variation
 from sims.tasks.fetch import placer
 from sims.tasks.panda_pick import CUBE_COLOUR, dress_gripper
 from sims.tasks.picking import Aim, Picking, noisy
@@ -52,7 +51,7 @@ ACTION = ActionSpec(
 )
 
 
-class OgbenchCube:
+class OgbenchCube(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation.
 
     The state is where the cube and the gripper are (2 x 3, metres), how both are turned (rad; a cube looks the same
@@ -93,9 +92,6 @@ class OgbenchCube:
         self._env._cube_colors[0] = CUBE_COLOUR  # the environment paints it anew at every step
         model.geom("object_0").rgba = CUBE_COLOUR
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         wanted = np.asarray(action, np.float64)
         share = np.clip(wanted[[0, 1, 2, 5]] / [MOST, MOST, MOST, MOST_TURN], -1, 1)
@@ -115,26 +111,10 @@ class OgbenchCube:
         self._joint.qvel[:] = 0
         self.restore(self.save())
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         angles = [_quarter(_heading(self._cube.xmat)), _half(_heading(self._grip.xmat))]
         opening = 1 - self._closing.qpos / CLOSED
         return np.concatenate([self._cube.xpos, self._grip.xpos, angles, opening]).astype(np.float32)
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def _heading(rotation: NDArray[np.float64]) -> float:

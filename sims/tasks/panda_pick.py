@@ -23,9 +23,8 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.disturbance import purposeful
 from sims.core.language import Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
-from sims.core.variation import Variation
 from sims.tasks.fetch import placer
 from sims.tasks.picking import Aim, Picking, noisy
 
@@ -74,7 +73,7 @@ ACTION = ActionSpec(
 )
 
 
-class PandaPick:
+class PandaPick(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation.
 
     The state is where the cube, the gripper and the point that draws it are (3 x 3, metres), and the gripper's opening.
@@ -108,9 +107,6 @@ class PandaPick:
         dress_gripper(model, "")
         model.geom("block").rgba = CUBE_COLOUR
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         wanted = np.asarray(action, np.float64)
         closed = self._data.ctrl[self._gripper] / 255
@@ -125,25 +121,9 @@ class PandaPick:
         self._joint.qvel[:] = 0
         self.restore(self.save())
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         opening = 1 - self._closing.qpos / CLOSED
         return np.concatenate([self._cube.xpos, self._grip.xpos, self._data.mocap_pos[0], opening]).astype(np.float32)
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()  # the drawing point and the gripper's command are part of MuJoCo's state
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def _move(state: State, aim: Aim) -> Action:

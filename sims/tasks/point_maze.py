@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.language import LABELS, Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, State, Task
-from sims.core.variation import Variation
 
 INTERVAL = 20  # environment steps in one action
 DT = 0.01 * INTERVAL  # seconds in one action
@@ -50,7 +49,7 @@ BRAKE = 0.4  # seconds in which it would cover what is left of its way: it slows
 Point = tuple[float, float]
 
 
-class PointMaze:
+class PointMaze(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
@@ -75,33 +74,14 @@ class PointMaze:
         self._initial = self.save()
         self.reset()
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         push = np.clip(np.asarray(action, np.float64), -PUSH, PUSH) / FORCE
         for _ in range(INTERVAL):
             self._env.step(push)
         self._mujoco.mj_forward(self._env.model, self._data)  # without it the picture would be one step old
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         return np.concatenate([self._data.qpos, self._data.qvel]).astype(np.float32)
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def _draw_larger(file: Path) -> None:

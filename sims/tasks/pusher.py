@@ -18,9 +18,8 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.disturbance import purposeful
 from sims.core.language import Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
-from sims.core.variation import Variation
 
 Numbers = NDArray[np.float64]
 
@@ -58,7 +57,7 @@ ACTION = ActionSpec(
 )
 
 
-class Pusher:
+class Pusher(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
@@ -85,9 +84,6 @@ class Pusher:
                 model.geom_group[geom] = HIDDEN_GROUP
         model.geom("table").rgba = TABLE_COLOUR
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def arrange(self, angles: Numbers, cylinder: Numbers) -> None:
         """Put the arm at rest at joint ``angles`` (7, rad) and the cylinder at ``cylinder`` (x, y, metres)."""
         slides = (cylinder - self._middle)[::-1]  # the model's first slide is along y
@@ -104,26 +100,10 @@ class Pusher:
         self._env.do_simulation(torque, self._env.frame_skip * INTERVAL)
         self._mujoco.mj_kinematics(self._model, self._data)  # positions would be one physics step old
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         data = self._data
         numbers = [self._object.xpos[:2], self._wrist.xpos, data.qpos[:7], data.qvel[:7]]
         return np.concatenate(numbers).astype(np.float32)
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def polar(radius: float, bearing: float) -> Numbers:

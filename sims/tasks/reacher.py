@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.language import LABELS, Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
-from sims.core.variation import Variation
 
 TORQUE = 2.0  # N m that an action may ask of a joint
 GEAR = 200.0  # N m of an environment's action of 1
@@ -40,7 +39,7 @@ LOOKS = {
 }
 
 
-class Reacher:
+class Reacher(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation."""
 
     def __init__(self) -> None:
@@ -60,9 +59,6 @@ class Reacher:
         self.place_arm(np.zeros(2), np.zeros(2))
         self._initial = self.save()
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def place_arm(self, angles: NDArray[np.float64], speeds: NDArray[np.float64]) -> None:
         """Put the two joints at ``angles`` (rad), turning at ``speeds`` (rad/s)."""
         self._env.set_state(np.append(angles, np.zeros(2)), np.append(speeds, np.zeros(2)))
@@ -73,27 +69,11 @@ class Reacher:
         self._env.do_simulation(torque / GEAR, self._env.frame_skip * INTERVAL)
         self._mujoco.mj_kinematics(self._model, self._data)  # positions would be one physics step old
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         shoulder, elbow = self._data.qpos[:2]
         return np.array(
             [*self._tip.xpos[:2], np.cos(shoulder), np.sin(shoulder), elbow, *self._data.qvel[:2]], np.float32
         )
-
-    def save(self) -> NDArray[np.float64]:
-        return self._scene.save()
-
-    def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def _state(angles: NDArray[np.float64]) -> State:

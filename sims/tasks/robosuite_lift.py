@@ -25,9 +25,8 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.disturbance import purposeful
 from sims.core.language import Placement
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
-from sims.core.variation import Variation
 from sims.tasks.fetch import placer
 from sims.tasks.panda_pick import CUBE_COLOUR, PAD_COLOUR, TABLE_COLOUR
 from sims.tasks.picking import Aim, Picking, noisy
@@ -57,7 +56,7 @@ ACTION = ActionSpec(
 )
 
 
-class RobosuiteLift:
+class RobosuiteLift(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation.
 
     The state is where the cube and the gripper are (2 x 3, metres), and the gripper's opening.
@@ -115,9 +114,6 @@ class RobosuiteLift:
                 model.geom_group[geom] = HIDDEN_GROUP
             model.geom_rgba[geom] = colours.get(body, PAD_COLOUR)
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         wanted = np.asarray(action, np.float64)
         move = np.clip(wanted[:3] / MOST, -1, 1)
@@ -143,27 +139,17 @@ class RobosuiteLift:
         self._joint.qvel[:] = 0
         self.restore(self.save())
 
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
-
     def state(self) -> State:
         opening = [(self._opening[0].qpos[0] - self._opening[1].qpos[0]) / WIDE]
         return np.concatenate([self._cube.xpos, self._grip.xpos, opening]).astype(np.float32)
 
     def save(self) -> NDArray[np.float64]:
         # How far the fingers are told to open is all that robosuite keeps outside MuJoCo from one action to the next.
-        return np.concatenate([self._scene.save(), self._fingers.current_action])
+        return np.concatenate([super().save(), self._fingers.current_action])
 
     def restore(self, saved: NDArray[np.float64]) -> None:
-        self._scene.restore(saved[:-2])
+        super().restore(saved[:-2])
         self._fingers.current_action = saved[-2:].copy()
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
 
 
 def _move(state: State, aim: Aim) -> Action:

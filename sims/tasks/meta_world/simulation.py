@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import CameraSpec
 from sims.core.rendering import HIDDEN_GROUP, View, backend
-from sims.core.scene import Scene
+from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, State
-from sims.core.variation import Variation
 
 NEEDS = "pip install 'hnet-vjepa[metaworld]'"
 LICENCE = "MIT (metaworld, with the robot and object models it ships)"
@@ -46,7 +45,7 @@ class Setup:
     colours: dict[str, Colour] = field(default_factory=dict)  # of materials
 
 
-class MetaWorld:
+class MetaWorld(MujocoSimulation):
     """The running environment behind sims.core.task.Simulation.
 
     ``state()`` is the hand (3, metres: the middle between the fingertips) and, where there is a joint or a gripper to
@@ -93,9 +92,6 @@ class MetaWorld:
             self._env.do_simulation([effort, -effort], self._env.frame_skip)
             self._mujoco.mj_forward(self._model, self._data)  # part of the environment's step: it warms the solver
 
-    def reset(self) -> None:
-        self.restore(self._initial)
-
     def step(self, action: Action) -> None:
         wanted = np.asarray(action, np.float64)
         effort = float(np.clip(wanted[6], 0, 1)) if self._setup.gripper else self._setup.effort
@@ -108,9 +104,6 @@ class MetaWorld:
         else:
             self._env._set_obj_xyz(position)
         self._mujoco.mj_forward(self._model, self._data)
-
-    def frame(self) -> NDArray[np.uint8]:
-        return self._scene.frame()
 
     def state(self) -> State:
         hand = self._env.tcp_center
@@ -125,16 +118,9 @@ class MetaWorld:
 
     def save(self) -> NDArray[np.float64]:
         stand = self._setup.stand
-        return np.concatenate([self._scene.save(), self._model.body(stand).pos if stand else []])
+        return np.concatenate([super().save(), self._model.body(stand).pos if stand else []])
 
     def restore(self, saved: NDArray[np.float64]) -> None:
         if self._setup.stand:
             saved, self._model.body(self._setup.stand).pos = saved[:-3], saved[-3:]
-        self._scene.restore(saved)
-
-    def vary(self, variation: Variation) -> None:
-        self._scene.vary(variation)
-
-    def close(self) -> None:
-        self._scene.close()
-        self._env.close()
+        super().restore(saved)
