@@ -26,6 +26,7 @@ GOALS = 1000  # goals drawn to find which sentences can be fulfilled
 def mirrored(task: Task, pairs: Sequence[Pair], axis: str) -> list[tuple[Pair, Pair]]:
     """Text pairs that name a direction along ``axis``, each with the pair of the opposite sentence."""
     rng = np.random.default_rng(0)
+    assert task.sample_goal is not None
     goals = [task.sample_goal(rng) for _ in range(GOALS)]
     found = []
     for pair in pairs:

@@ -49,6 +49,7 @@ def pairs_across(task: Task, simulation: Simulation, place: tuple[str, ...], cou
     found = list[Pair]()
     for index in range(MOST_DRAWS * count):
         pair = make_pair(task, simulation, "dev", 0, index, "image")
+        assert task.controller is not None
         control, inside = task.controller(pair.goal_state), list[bool]()
         simulation.restore(pair.start)
         for _ in range(task.evaluation_steps):

@@ -26,7 +26,7 @@ from sims.core.task import Simulation, Task, scatter
 SHARD_EPISODES = 25
 
 
-def store_info(task: Task, episodes: int, seed: int, drawn_with: Backend) -> StoreInfo:
+def store_info(task: Task, episodes: int, seed: int, drawn_with: str) -> StoreInfo:
     """Describe the store that ``collect`` makes."""
     return StoreInfo(
         source=task.name,
@@ -58,17 +58,18 @@ def record(task: Task, simulation: Simulation, seed: int, index: int) -> Episode
         actions.append(action)
         frames.append(simulation.frame())
         states.append(simulation.state())
-    places = [task.place(state) for state in states]
-    pairs = list(zip([None, *places[:-1]], places, strict=True))
+    places = [] if task.place is None else [task.place(state) for state in states]
+    pairs = list(zip([None, *places[:-1]], places, strict=True)) if places else []
     true_labels = [{*position_labels(now), *motion_labels(before, now)} for before, now in pairs]
+    said = tuple(captions(before, now, words, task.subject) for before, now in pairs)
     return Episode(
         index=index,
         seed=seed,
         frames=np.stack(frames),
         actions=np.stack(actions),
-        captions=tuple(captions(before, now, words, task.subject) for before, now in pairs),
+        captions=said or ((),) * len(frames),
         states=np.stack(states),
-        labels=np.array([[name in true for name in task.labels] for true in true_labels], np.uint8),
+        labels=np.array([[name in true for name in task.labels] for true in true_labels], np.uint8) if pairs else None,
     )
 
 
@@ -133,7 +134,7 @@ def collect(
         raise UserError(f"workers is {workers}; it must be at least 1")
     episode_seed("collect", seed, episodes - 1)
     drawn_with = backend()
-    info = store_info(task, episodes, seed, drawn_with)
+    info = store_info(task, episodes, seed, task.drawn_by())
     missing = sorted(set(range(info.shards)) - create_store(out, info))
     processes = min(workers or os.cpu_count() or 1, len(missing))
     with progress_counter("collect", episodes, "episode", progress) as add:

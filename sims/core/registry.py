@@ -69,4 +69,6 @@ def _import_task(name: str) -> Task:
         raise UserError(f"task '{name}' can not be imported: {error}") from error
     if not isinstance(task, Task):
         raise UserError(f"task '{name}' is a {type(task).__name__}; it must be a sims.core.task.Task")
+    if task.name in TASKS and TASKS[task.name] is not task:
+        raise UserError(f"task '{name}' is named '{task.name}', like one of this package; give it another name")
     return task

@@ -1,4 +1,4 @@
-"""What a simulated robot must say of itself to be collected from, planned for and judged."""
+"""The task protocol: what a simulated robot must provide to be collected from, planned for and evaluated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
 from sims.core.language import LABELS, Placement
+from sims.core.rendering import backend
 from sims.core.variation import FACTORS, Factor, Variation
 
 State = NDArray[np.float32]  # S numbers, named by Task.states
@@ -54,17 +56,21 @@ class Simulation(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A simulated robot, its camera, how data is collected with it and what counts as success.
 
-    ``data_policy(rng)`` makes the controller that collects one episode; ``sample_goal(rng)`` draws a state to go to;
-    ``controller(goal)`` makes the scripted controller that goes there knowing the true state (the ceiling): where an
-    object must be moved, it moves it. ``distance(state, goal)`` is 0 or more, in ``unit``, and all that success looks
-    at: a task with two conditions returns the worse of the two, each as a share of what is allowed.
-    ``place(state)`` says where ``subject`` is as seen in the picture.
-    ``start(simulation, rng)`` puts robot and objects into a random configuration after a reset, where more than a walk
-    of the robot to a random goal is needed.
+    ``data_policy(rng)`` makes the controller that collects one episode; it may be random or learnt.
+    ``distance(state, goal)`` is 0 or more, in ``unit``, and all that success looks at: a task with two conditions
+    returns the worse of the two, each as a share of what is allowed.
+
+    Optional: a scripted expert. ``sample_goal(rng)`` draws a state to go to, and ``controller(goal)`` makes the
+    controller that goes there knowing the true state; where an object must be moved, it moves it. Goals are then where
+    it arrives, and it is the ceiling. Without one, goals are where the data policy leads, and there is no ceiling.
+    ``place(state)`` says where ``subject`` is as seen in the picture; without it the task has neither captions nor
+    labels. ``start(simulation, rng)`` puts robot and objects into
+    a random configuration after a reset, where more than ``walk`` is needed. ``renderer``: what draws the frames;
+    'mujoco' stands for the backend that sims.core.rendering chooses.
     """
 
     name: str
@@ -75,10 +81,10 @@ class Task:
     states: tuple[str, ...]
     open: Callable[[], Simulation]
     data_policy: Callable[[np.random.Generator], Controller]
-    sample_goal: Callable[[np.random.Generator], State]
-    controller: Callable[[State], Controller]
     distance: Callable[[State, State], float]
-    place: Callable[[State], Placement]
+    sample_goal: Callable[[np.random.Generator], State] | None = None
+    controller: Callable[[State], Controller] | None = None
+    place: Callable[[State], Placement] | None = None
     start: Callable[[Simulation, np.random.Generator], None] | None = None
     subject: str = "gripper"
     labels: tuple[str, ...] = LABELS
@@ -86,20 +92,35 @@ class Task:
     tolerances: tuple[float, ...] = (0.05, 0.03, 0.02)  # in ``unit``, from loose to strict
     min_goal_distance: float = 0.08  # between an evaluation's start and its goal
     collect_frames: int = 26  # of an episode: what the script takes and a little; a robot that rests teaches little
-    settle_steps: int = 14  # scripted steps that reach any configuration of the workspace
+    settle_steps: int = 14  # steps of ``walk``, which reach any configuration of the workspace
     evaluation_steps: int = 15
     interval: int = 1  # steps of the underlying environment in one action
     factors: tuple[Factor, ...] = FACTORS
     needs: str = ""  # the command that installs what it needs besides this package
+    renderer: str = "mujoco"
+
+    def __post_init__(self) -> None:
+        if (self.sample_goal is None) != (self.controller is None):
+            raise UserError(f"task {self.name}: sample_goal and controller belong together; give both or neither")
+        if self.place is None:
+            object.__setattr__(self, "labels", ())  # nothing says which of them hold
+
+    def drawn_by(self) -> str:
+        """What draws the frames on this machine, for records of how data and results came about."""
+        return backend() if self.renderer == "mujoco" else self.renderer
 
 
 def walk(task: Task, simulation: Simulation, rng: np.random.Generator) -> State:
-    """Let the scripted controller go from where things are to a random goal, and return the state there.
+    """Go from where things are to somewhere at random, and return the state there.
 
-    The robot goes there by itself, so that the configuration is one it can be in; an arm with more joints than it needs
-    arrives in different postures.
+    The scripted controller goes to a random goal; without one, the data policy goes where it does. The robot goes there
+    by itself, so that the configuration is one it can be in; an arm with more joints than it needs arrives in different
+    postures.
     """
-    control = task.controller(task.sample_goal(rng))
+    if task.controller is None or task.sample_goal is None:
+        control = task.data_policy(rng)
+    else:
+        control = task.controller(task.sample_goal(rng))
     for _ in range(task.settle_steps):
         simulation.step(control(simulation.state()))
     return simulation.state()

@@ -35,7 +35,7 @@ class ToGo:
 
 
 def to_go(task: Task, simulation: Simulation, pairs: Sequence[Pair]) -> ToGo:
-    """Choose the measure for these pairs: steps where the scripted controller solves SOLVED of them, else distance."""
+    """Choose the measure for these pairs: steps where a scripted controller solves SOLVED of them, else distance."""
     limit = 2 * task.evaluation_steps
 
     def steps(simulation: Simulation, pair: Pair) -> float:
@@ -45,7 +45,7 @@ def to_go(task: Task, simulation: Simulation, pairs: Sequence[Pair]) -> ToGo:
         simulation.restore(pair.start)
         return steps(simulation, pair) < limit
 
-    if np.mean([solved(pair) for pair in pairs]) >= SOLVED:
+    if task.controller is not None and np.mean([solved(pair) for pair in pairs]) >= SOLVED:
         return ToGo("steps", "steps", GRAIN, steps)
     return ToGo("distance", task.unit, GRAIN * task.tolerances[0], lambda s, p: task.distance(s.state(), p.goal_state))
 
@@ -57,6 +57,7 @@ def steps_to_go(task: Task, simulation: Simulation, pair: Pair, limit: int) -> f
     and outside, 1 plus the steps until it is entered, with a fraction by linear interpolation of the distance. The
     measure is thereby continuous, and 0 at the goal.
     """
+    assert task.controller is not None
     tolerance, control = task.tolerances[0], task.controller(pair.goal_state)
     before = task.distance(simulation.state(), pair.goal_state)
     if before <= tolerance:

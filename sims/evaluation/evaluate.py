@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.utils.progress import show_progress
-from sims.core.rendering import backend
 from sims.core.task import Simulation, Task
 from sims.evaluation.pairs import GoalKind, Pair, Split, fulfils
 from sims.evaluation.policies import Observation, Policy
@@ -111,7 +110,7 @@ def evaluate(
         methods=methods,
         conditions={
             **(conditions or {}),
-            "renderer": backend(),
+            "renderer": task.drawn_by(),
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },

@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import explain
 from hnet_vjepa.utils.files import write_bytes_atomic
+from sims.core.registry import TASKS
 from sims.core.task import Simulation, State, Task
 from sims.evaluation.evaluate import criteria_of, play
 from sims.evaluation.pairs import GoalKind, Pair, Split, make_pairs
-from sims.evaluation.policies import Policy, RandomPolicy, ScriptedPolicy
+from sims.evaluation.policies import Policy, RandomPolicy, ceilings
 
 FOLDER = Path(__file__).parent.parent / "manifests"
+OWN_FOLDER = Path("manifests")  # of tasks outside this package, in the current directory
 COUNTS: dict[Split, int] = {"dev": 100, "test": 300}
 SEED = 0
 TOLERANCE = 1e-3  # in every number of a state; the same physics on another machine stays far below
@@ -81,7 +83,7 @@ def make_manifest(
         task=task.name,
         steps=task.evaluation_steps,
         floor=measured(RandomPolicy(task)),
-        ceiling=measured(ScriptedPolicy(task)),
+        ceiling=next((measured(policy) for policy in ceilings(task)), {}),
         versions={name: metadata.version(name) for name in PHYSICS if name.replace("-", "_") in sys.modules},
         dev=tuple(map(_row, pairs["dev"])),
         test=tuple(map(_row, pairs["test"])),
@@ -98,6 +100,7 @@ def _rounded(state: State) -> Numbers:
 
 def write_manifest(manifest: PairManifest, folder: Path = FOLDER) -> Path:
     """Write a manifest in one step, a pair per line, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for name, value in manifest.model_dump(mode="json").items():
         if name in COUNTS:
@@ -129,12 +132,15 @@ def check_pairs(
     seed: int,
     kind: GoalKind,
     distance: int | None,
-    folder: Path = FOLDER,
+    folder: Path | None = None,
 ) -> str:
     """Compare drawn pairs with the task's manifest and return a sentence for the conditions of a result.
 
+    ``folder``: by default ``folder_of(task)``.
+
     Raises UserError when a pair is another one than the manifest says: its numbers would not be comparable.
     """
+    folder = folder_of(task) if folder is None else folder
     manifest = read_manifest(task.name, folder)
     if manifest is None:
         return "this task has no manifest of pairs"
@@ -161,6 +167,11 @@ def _difference(pair: Pair, row: Row) -> float:
     if pair.seed != seed or drawn.shape != known.shape:
         return float("inf")
     return float(np.abs(drawn - known).max())
+
+
+def folder_of(task: Task) -> Path:
+    """Where a task's manifest is: in the package for a task of this package, else in the current directory."""
+    return FOLDER if task.name in TASKS else OWN_FOLDER
 
 
 def _path(task_name: str, folder: Path) -> Path:

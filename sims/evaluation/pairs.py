@@ -15,7 +15,7 @@ from hnet_vjepa.planning.goals.state import ImageGoal
 from hnet_vjepa.planning.goals.text import TextGoal
 from hnet_vjepa.planning.interface import Goal
 from hnet_vjepa.utils.progress import show_progress
-from sims.core.language import goal_text, position_labels
+from sims.core.language import Placement, goal_text, position_labels
 from sims.core.seeds import episode_seed, generator
 from sims.core.task import Simulation, State, Task, scatter, walk
 
@@ -62,10 +62,10 @@ def make_pair(
 ) -> Pair:
     """Draw one pair by rejection sampling: a random start and a goal that can be reached from it.
 
-    Without ``distance`` the scripted controller goes to the goal, from the same start at every draw; the goal must be
-    at least ``task.min_goal_distance`` away. With it, the goal is the state of a data-policy episode ``distance`` steps
-    of the environment after its start, and the loosest criterion must not be met at the start. A text or label goal
-    must not be fulfilled at the start.
+    Without ``distance`` the scripted controller (or, for want of one, the data policy) goes to the goal, from the same
+    start at every draw; the goal must be at least ``task.min_goal_distance`` away. With it, the goal is the state of a
+    data-policy episode ``distance`` steps of the environment after its start, and the loosest criterion must not be met
+    at the start. A text or label goal must not be fulfilled at the start.
     """
     number = episode_seed(split, seed, index)
     rng = generator(number)
@@ -100,8 +100,8 @@ def make_pair(
             actions=actions,
             excluded=excluded,
         )
-    message = f"{task.name}: no goal far enough from the start in {MAX_DRAWS} draws"
-    raise RuntimeError(message) if distance is None else NoGoalError(f"{message}; a larger distance helps")
+    advice = "lower min_goal_distance or raise settle_steps" if distance is None else "a larger distance helps"
+    raise NoGoalError(f"{task.name}: no goal far enough from the start in {MAX_DRAWS} draws; {advice}")
 
 
 def make_pairs(
@@ -149,7 +149,7 @@ def _act(task: Task, simulation: Simulation, rng: np.random.Generator, count: in
 
 def fulfils(task: Task, state: State, required: tuple[str, ...]) -> bool:
     """Whether all required labels hold in a state."""
-    return set(required) <= set(position_labels(task.place(state)))
+    return set(required) <= set(position_labels(_placement(task, state)))
 
 
 def refuse_evaluation_data(settings: Mapping[str, str | int | float], where: str) -> None:
@@ -167,8 +167,15 @@ def _goal(
 ) -> tuple[Goal, tuple[str, ...]]:
     if kind == "image":
         return ImageGoal(simulation.frame()), ()
+    place = _placement(task, state)
     if kind == "text":
-        sentence, required = goal_text(task.place(state), words, task.subject)
+        sentence, required = goal_text(place, words, task.subject)
         return TextGoal(sentence), required
-    required = position_labels(task.place(state))
+    required = position_labels(place)
     return LabelGoal(required), required
+
+
+def _placement(task: Task, state: State) -> Placement:
+    if task.place is None:
+        raise UserError(f"{task.name} says of no state where things are (it has no 'place'); give image goals")
+    return task.place(state)

@@ -144,9 +144,15 @@ class ScriptedPolicy:
     name: str = "scripted"
 
     def begin(self, pair: Pair) -> Actor:
-        """Start an episode."""
+        """Start an episode. The task must have a controller."""
+        assert self.task.controller is not None
         control = self.task.controller(pair.goal_state)
         return lambda seen: Decision(control(seen.state))
+
+
+def ceilings(task: Task) -> list[Policy]:
+    """The scripted controller, where the task has one."""
+    return [] if task.controller is None else [ScriptedPolicy(task)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sims.core.variation import Factor
 from sims.evaluation.evaluate import evaluate
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import GoalKind, Pair, Split, budget, make_pairs
-from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card
+from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ceilings, check_card
 from sims.evaluation.results import EvaluationResult, as_text, to_json
 from sims.evaluation.robustness import Sweep, sweep, sweeps_to_json
 from sims.evaluation.sources import OpenPlanner
@@ -89,7 +89,7 @@ def _play(
     return evaluate(
         task,
         simulation,
-        [*policies, ScriptedPolicy(task)],
+        [*policies, *ceilings(task)],
         pairs,
         request.split,
         request.seed,

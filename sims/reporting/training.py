@@ -21,6 +21,7 @@ from hnet_vjepa.config import PHASES
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.viz.chunk_sheet import chunk_sheet
+from sims.core.seeds import generator
 from sims.core.task import Simulation, Task
 from sims.evaluation.pairs import Pair
 from sims.reporting.baselines import compared
@@ -70,7 +71,7 @@ def training_sections(run: TrainingRun, task: Task, simulation: Simulation, pair
     errors = run.phases.get("action", {}).get("metrics", {})
     if "open_loop/1" in errors:
         sections.append(Section("Training: open-loop error over the steps", _open_loop(errors)))
-    sections.append(Section(CHUNKS, chunk_sheet(run.model, _scripted_frames(task, simulation, pair))))
+    sections.append(Section(CHUNKS, chunk_sheet(run.model, _way_frames(task, simulation, pair))))
     return sections
 
 
@@ -142,10 +143,10 @@ def _png(figure: Any) -> bytes:
     return stream.getvalue()
 
 
-def _scripted_frames(task: Task, simulation: Simulation, pair: Pair) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Every other frame of the scripted controller on its way to the goal, five in all."""
+def _way_frames(task: Task, simulation: Simulation, pair: Pair) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Every other frame of the scripted controller on its way to the goal, or of the data policy; five in all."""
     simulation.restore(pair.start)
-    control = task.controller(pair.goal_state)
+    control = task.data_policy(generator(pair.seed)) if task.controller is None else task.controller(pair.goal_state)
     frames = [simulation.frame()]
     for _ in range(8):
         simulation.step(control(simulation.state()))

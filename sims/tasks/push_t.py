@@ -267,4 +267,5 @@ TASK = Task(
     interval=INTERVAL,
     factors=("light", "camera", "colours", "distractors"),
     needs=NEEDS,
+    renderer="pillow",
 )

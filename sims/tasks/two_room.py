@@ -246,4 +246,5 @@ TASK = Task(
     settle_steps=36,
     evaluation_steps=40,
     factors=("light", "colours", "distractors"),
+    renderer="numpy",
 )
