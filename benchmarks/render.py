@@ -20,6 +20,7 @@ from benchmarks.record import RESULTS, ROOT, read_result
 from benchmarks.table import MakeTable, MissingPartError, Parts, Result, markdown, origin, rate
 from hnet_vjepa.errors import one_of
 from hnet_vjepa.utils.files import write_bytes_atomic
+from sims.evaluation.evaluate import GOAL_LABELS
 from sims.reporting.baselines import compared
 
 HEADLINE = (  # tasks of the README's table: from reaching to turning a block, good rows and bad
@@ -97,12 +98,12 @@ def _origins(rows: dict[str, Any]) -> str:
 
 def _starred(name: str, metrics: dict[str, Any]) -> str:
     """A task's name, with a star where its model was trained with state supervision."""
-    return f"`{name}` \\*" if metrics[name].get("states_told_in_training") else f"`{name}`"
+    return f"`{name}` \\*" if metrics[name].get("state_supervision") else f"`{name}`"
 
 
 def _star_note(metrics: dict[str, Any]) -> str:
     """What the star means, where there is one."""
-    if not any(of_task.get("states_told_in_training") for of_task in metrics.values()):
+    if not any(of_task.get("state_supervision") for of_task in metrics.values()):
         return ""
     return "\n\\* Trained with state supervision: the recorded state is a target in training; planning sees pictures.\n"
 
@@ -174,7 +175,7 @@ def sims_text_labels() -> str:
     """Text and label goals on the tasks whose models take them."""
     result = read_result("sims")
     lines = [
-        [f"`{name}`", kind, method, *(rate(rates["success"]["as told"][when]) for when in ("ever", "end"))]
+        [f"`{name}`", kind, method, *(rate(rates["success"][GOAL_LABELS][when]) for when in ("ever", "end"))]
         for name, row in result["rows"].items()
         for kind in ("text", "label")
         if kind in row["summary"]

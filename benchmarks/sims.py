@@ -35,7 +35,7 @@ from sims.core.registry import get_task
 from sims.core.task import Task
 from sims.diagnosis.measure import diagnose
 from sims.diagnosis.verdicts import verdicts, weakest
-from sims.evaluation.evaluate import evaluate
+from sims.evaluation.evaluate import GOAL_LABELS, evaluate
 from sims.evaluation.manifest import check_pairs
 from sims.evaluation.pairs import GoalKind, NoGoalError, actions_of, budget, make_pairs
 from sims.evaluation.policies import Policy, RandomPolicy, ReplayPolicy, ScriptedPolicy, check_card, local_planner
@@ -181,11 +181,11 @@ def row(
     for kind in kinds:
         result = judge(task, checkpoint, work, kind, None, episodes)
         summaries[kind] = result["summary"]
-        metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"]["as told"]["end"]["value"]
-        metrics[f"{kind}_random_success_end"] = result["summary"]["random"]["success"]["as told"]["end"]["value"]
+        metrics[f"{kind}_success_end"] = result["summary"]["planner"]["success"][GOAL_LABELS]["end"]["value"]
+        metrics[f"{kind}_random_success_end"] = result["summary"]["random"]["success"][GOAL_LABELS]["end"]["value"]
     robot = Robot.model_validate_json((checkpoint / "robot.json").read_bytes())
     if robot.states:
-        metrics["states_told_in_training"] = list(robot.states)
+        metrics["state_supervision"] = list(robot.states)
     sentences = one_word(task, checkpoint, work) if "text" in kinds else {}
     metrics |= {f"text_minimal_{name}": found["both"]["value"] for name, found in sentences.items()}
     behind = {

@@ -33,7 +33,7 @@ from hnet_vjepa.calibration.ood import OODDetector, load_ood, save_ood
 from hnet_vjepa.calibration.success import SuccessCurve
 from hnet_vjepa.config import Config, PhaseName
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.migration import FILES, current_modules, rename_fields, upgrade_weights
+from hnet_vjepa.migration import FILES, current_modules, rename_fields, rename_metrics, upgrade_weights
 from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.utils.files import directory_atomic, sha256, write_json_atomic
 
@@ -165,7 +165,8 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{file} is not the file that was saved (its SHA-256 differs); take another checkpoint")
     if not 1 <= manifest.format <= FORMAT:
         raise UserError(f"{file} has format {manifest.format}; this version reads formats 1 to {FORMAT}")
-    return manifest.model_copy(update={"left_out": current_modules(manifest.left_out)})
+    phases = tuple(r.model_copy(update={"metrics": rename_metrics(r.metrics)}) for r in manifest.phases)
+    return manifest.model_copy(update={"left_out": current_modules(manifest.left_out), "phases": phases})
 
 
 def _own_hash(manifest: Manifest) -> str:

@@ -40,11 +40,27 @@ MODULES = {
     "world_model.proposal": "world_model.policy_prior",
     "world_model.coarse": "world_model.macro_dynamics",
 }
+METRICS = {  # prefixes of the metrics of phases, in manifests
+    "grounded_readout_": "adapted_linear_probe_",
+    "state_readout_": "state_linear_probe_",
+    "readout_": "linear_probe_",
+    "proposal_": "policy_prior_",
+}
 FILES = {"familiarity.safetensors": "ood.safetensors", "memory.safetensors": "goal_bank.safetensors"}
 
 PRIOR = "world_model.policy_prior."
 FIRST_LAYER = PRIOR + "mlp.0.weight"
 PARTS = 3  # state, change and goal
+
+
+def rename_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A phase's metrics with old names replaced."""
+
+    def renamed(name: str) -> str:
+        old = next((prefix for prefix in METRICS if name.startswith(prefix)), "")
+        return METRICS.get(old, "") + name.removeprefix(old)
+
+    return {renamed(name): value for name, value in metrics.items()}
 
 
 def rename_fields(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:

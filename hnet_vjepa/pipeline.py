@@ -200,7 +200,7 @@ def _words(name: PhaseName, before: Manifest, kept: Sequence[PhaseRecord], store
     if name != "language" and "language" not in {record.phase for record in kept}:
         return ()
     if "language" in before.trained() and not before.words:
-        return ()  # an older checkpoint, which does not say what it was told
+        return ()  # an older checkpoint, which does not list its words
     known = set(before.words)
     if name in ("language", "action"):  # the action phase rehearses
         sentences = {sentence for e in store.split("train") for captions in e.captions for sentence in captions}

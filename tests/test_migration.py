@@ -12,11 +12,12 @@ import safetensors.torch
 import torch
 
 from hnet_vjepa import checkpoint as checkpoints
+from hnet_vjepa import zoo
 from hnet_vjepa.checkpoint import Manifest, amend_manifest, load_checkpoint, read_manifest
 from hnet_vjepa.config import load_config, parse_config
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.export import export
-from hnet_vjepa.migration import FIELDS, FILES, FIRST_LAYER, MODULES, SECTIONS, current_module
+from hnet_vjepa.migration import FIELDS, FILES, FIRST_LAYER, MODULES, SECTIONS, current_module, rename_metrics
 from hnet_vjepa.pipeline import run_pipeline
 from hnet_vjepa.utils.files import sha256
 from tests import toy
@@ -173,3 +174,19 @@ def test_both_names_of_a_field_at_once_are_refused() -> None:
     values["plan"] = {"habit": 1.0, "behaviour_prior": 2.0}
     with pytest.raises(UserError, match=r"plan\.habit is the old name of plan\.behaviour_prior; give only one"):
         parse_config(values, "mine")
+
+
+def test_old_metric_names_are_read_under_their_present_ones() -> None:
+    old = {"readout_cm": 1.0, "state_readout_r2": 2.0, "grounded_readout_cm_mean_baseline": 3.0, "proposal_mse": 4.0}
+    new = ("linear_probe_cm", "state_linear_probe_r2", "adapted_linear_probe_cm_mean_baseline", "policy_prior_mse")
+    assert rename_metrics(old) == dict(zip(new, old.values(), strict=True))
+    assert rename_metrics({"open_loop/1": 1.0, **dict.fromkeys(new, 0.0)}) == {
+        "open_loop/1": 1.0,
+        **dict.fromkeys(new, 0.0),
+    }
+
+
+def test_a_shipped_manifest_has_present_metric_names() -> None:
+    metrics = {name for record in read_manifest(zoo.path("fetch-reach")).phases for name in record.metrics}
+    assert "linear_probe_cm" in metrics
+    assert not any("readout" in name or "proposal" in name for name in metrics)

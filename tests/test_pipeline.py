@@ -29,7 +29,7 @@ def test_every_phase_writes_its_checkpoint_and_the_manifest_says_what_was_done(t
 def test_the_metrics_mean_something(toy_run: Path) -> None:
     phases = json.loads((toy_run / "pipeline.json").read_text())["phases"]
     pretrain, language, probe, action = (phases[n]["metrics"] for n in ("pretrain", "language", "probe", "action"))
-    assert pretrain["readout_cm"] < pretrain["readout_cm_mean_baseline"]
+    assert pretrain["linear_probe_cm"] < pretrain["linear_probe_cm_mean_baseline"]
     assert 1 <= pretrain["effective_rank"] <= pretrain["dimensions"]
     assert 0 <= language["retrieval_accuracy"] <= 1 and language["left_right_pairs"] > 0
     assert 0 < probe["mean_ap"] <= 1 and 0 < probe["frequency/left"] < 1
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_in_the_second_half_of_the_action_phase_goes_on_the
     config = toy.config(action={"steps": 2}, heads={"steps": 6})
     clean = load_checkpoint(run_pipeline(config, toy_store, tmp_path / "clean", ("action",), progress=False))
     record = clean.manifest.phases[-1]
-    assert record.steps == 8 and {"open_loop/1", "proposal_mse", "proposal_mean_mse"} <= record.metrics.keys()
+    assert record.steps == 8 and {"open_loop/1", "policy_prior_mse", "policy_prior_mean_mse"} <= record.metrics.keys()
     assert clean.model.world_model.temporal_distance.whitening.fitted
     assert not (tmp_path / "clean" / "heads.run" / "resume").exists()
     real, done = engine._step, list[int]()

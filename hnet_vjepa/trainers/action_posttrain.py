@@ -24,10 +24,10 @@ class Action:
     """Teacher-forced step, rollout, inverse dynamics, variance and covariance.
 
     ``rehearse`` names the phases trained before: their heads go on learning on detached states, so that words and
-    labels keep their meaning while the state under them moves, and never shape what image goals are measured with.
+    labels stay valid while the states change, and no gradient of theirs reaches the states.
 
-    What grounding was told of the recorded state is told here, too: of seen states, so that the read-out does not
-    unlearn it, and of imagined ones, so that the dynamics get right what it names.
+    State supervision of the encoder adaptation, where it is on, goes on here: on encoded states, so that the state
+    decoder stays valid, and on imagined ones, so that the dynamics predict the recorded state.
     """
 
     name: Stage = "action"
@@ -37,7 +37,7 @@ class Action:
         self.rehearse = rehearse
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Read-out, dynamics, inverse dynamics, backbone unless frozen, and the heads that are rehearsed."""
+        """Linear layer of the planning state, dynamics, inverse dynamics, backbone unless frozen, rehearsed heads."""
         world = model.world_model
         modules: list[nn.Module] = [world.readout, world.dynamics, world.inverse]
         if not model.config.action.frozen_encoder:
@@ -82,11 +82,11 @@ class Action:
         losses["variance"] = config.variance * variance_loss(content)
         losses["covariance"] = config.covariance * covariance_loss(content)
         if model.state_decoder is not None and model.config.encoder_adaptation is not None:
-            seen, foreseen = (
+            encoded, predicted = (
                 model.state_decoder.error(states, batch.states),
                 model.state_decoder.error(imagined, batch.states[:, 2:]),
             )
-            losses["states"] = model.config.encoder_adaptation.state_supervision * (seen + foreseen)
+            losses["states"] = model.config.encoder_adaptation.state_supervision * (encoded + predicted)
         if config.rehearsal and "language" in self.rehearse:
             terms = language_loss(model, model.read(states.detach()), batch.text, batch.keys)
             losses["language"] = config.rehearsal * torch.stack(list(terms.values())).sum()
@@ -109,7 +109,7 @@ class Action:
 def open_loop_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
     """Mean absolute error of the imagined planning state after 1..10 steps, beside "nothing moves".
 
-    Where the data records positions in metres, the same error read out linearly in centimetres.
+    Where the data records positions in metres, the error of a linear probe in centimetres.
     """
     longest = max(len(e) for e in store.split("held_out")) if store.split("held_out") else 0
     frames = min(HORIZON + 2, longest)  # two to start from

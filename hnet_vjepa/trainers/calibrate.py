@@ -1,4 +1,4 @@
-"""What the planner must know besides the weights: when a goal is reached, what is familiar, and what was seen."""
+"""Calibration of a trained model: energies of reached goals, the out-of-distribution detector, the goal bank."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from hnet_vjepa.models.model import HNetVJEPA
 
 REACHED_QUANTILE = 0.05
 TEXT_QUANTILE = 0.05
-PICTURES = 2000  # that say what is familiar
+PICTURES = 2000  # that the out-of-distribution detector is fitted to
 SHRINKAGE = 0.1  # added to every variance of their features, in shares of the variance itself
-FAMILIAR_QUANTILE = 0.99  # of held-out pictures are taken for familiar
+IN_DISTRIBUTION_QUANTILE = 0.99  # share of held-out pictures that count as in distribution
 
 
 def measure_reached(model: HNetVJEPA, store: EpisodeStore, trained: Sequence[PhaseName]) -> dict[str, float | None]:
     """The fields of a manifest that say when goals of each kind count as reached."""
-    told = "language" in trained and any(any(e.captions) for e in store.split("held_out"))
+    captioned = "language" in trained and any(any(e.captions) for e in store.split("held_out"))
     return {
         "reached_energy": reached_energy(model, store),
-        "reached_text_energy": reached_text_energy(model, store) if told else None,
+        "reached_text_energy": reached_text_energy(model, store) if captioned else None,
     }
 
 
@@ -76,7 +76,7 @@ def fit_ood_detector(model: HNetVJEPA, store: EpisodeStore) -> OODDetector:
     covariance = normal.T @ normal / len(normal) + SHRINKAGE * torch.eye(len(mean), dtype=torch.float64)
     whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / scale[:, None]
     held_out = torch.linalg.vector_norm((seen("held_out") - mean) @ whiten, dim=-1)
-    return OODDetector(mean.float(), whiten.float(), float(held_out.quantile(FAMILIAR_QUANTILE)))
+    return OODDetector(mean.float(), whiten.float(), float(held_out.quantile(IN_DISTRIBUTION_QUANTILE)))
 
 
 @torch.no_grad()

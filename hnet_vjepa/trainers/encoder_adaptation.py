@@ -1,7 +1,4 @@
-"""What phase 4 may begin with: the encoder learns to show what actions change, and loses nothing that it showed.
-
-Where the recordings give a state it can be told that, too.
-"""
+"""Encoder adaptation, optional before phase 4: the encoder learns to show what actions change, and keeps the rest."""
 
 from __future__ import annotations
 
@@ -23,23 +20,22 @@ LEAST_STD = 1e-3  # deviation of a target below which it is a constant
 
 
 class EncoderAdaptation:
-    """Inverse dynamics through the encoder, while a predictor still finds in its chunks all that they held before.
+    """Inverse dynamics through the encoder, with distillation of the encoder's output before the adaptation.
 
-    A masked prediction can not foresee where a gripper goes that somebody drives, so pretraining gives it up where it
-    is small. Actions tell where it went (inverse dynamics; Pathak et al. 2017; Sobal et al. 2025, PLDM), but of an
-    object that seldom moves they tell nothing: alone, they would drive it out. The EMA target, which stands still here,
-    is the encoder as pretraining left it.
+    Masked prediction can not predict where an actuated gripper goes, so pretraining loses small grippers. Inverse
+    dynamics recovers them (Pathak et al. 2017; Sobal et al. 2025, PLDM), but carries little information on an object
+    that seldom moves and would remove it from the features; a predictor must therefore reconstruct the output of the
+    encoder before the adaptation, which the EMA target keeps.
 
-    None of this may show how an object is turned (push-t). Where the recorded state says it, the planning state can be
-    made to show it, as a linear map reads it (``states``), which goes on telling while the dynamics learn. Planning
-    sees pictures alone.
+    Neither shows how an object is turned (push-t). Where the recording has it, state supervision adds the error of a
+    linear state decoder on the planning state, here and in the action phase. Planning sees pictures alone.
     """
 
     name: Stage = "encoder_adaptation"
     hindsight = False
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Backbone and read-out, and what the terms of the loss that have a weight need besides."""
+        """Backbone, linear layer of the planning state, and the modules of those loss terms that have a weight."""
         settings = _settings(model)
         trained: list[nn.Module] = [model.backbone, model.world_model.readout]
         trained += [model.world_model.inverse] if settings.inverse else []
@@ -91,10 +87,10 @@ class EncoderAdaptation:
         return found
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
-        """Held-out read-out of the recorded state from the chunks, as pretraining's."""
+        """Linear probe of the recorded state from held-out chunks, as in pretraining."""
         features, states = sampled_states(model, store, chunks=True)
         found = probe_error(features, states, store.info.states) if states["train"].shape[1] else {}
-        return {f"grounded_{name}": value for name, value in found.items()}
+        return {f"adapted_{name}": value for name, value in found.items()}
 
 
 def _settings(model: HNetVJEPA) -> EncoderAdaptationConfig:

@@ -1,4 +1,4 @@
-"""The second half of phase 4: what is learnt on the planning states that the first half leaves, and moves no more."""
+"""The second half of phase 4: heads on the planning states of the first half, which are frozen."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ WHITENED = 6000  # pictures that whitenings are fitted on, for a few hundred dir
 
 
 class Heads:
-    """Temporal distance, proposal and coarse model.
+    """Temporal distance, policy prior and macro dynamics.
 
-    None of them shapes the states that it is learnt on, so they wait until these stand still: small differences of
-    states, which are all that tells some goals apart, are learnt late, and not at all while everything drifts. Frames
-    are encoded once, so a step costs a fraction of one of the first half.
+    None of them trains the states that it is learnt on, so they wait until the states are fixed: the small differences
+    that tell some goals apart are learnt slowly, and not at all while the states still change. Frames are encoded once,
+    so a step costs a fraction of one of the first half.
     """
 
     name: Stage = "heads"
     hindsight = True
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Those of the world model that plans are led by."""
+        """The modules of the world model that guide the search."""
         world = model.world_model
         macro_dynamics: list[nn.Module] = [] if world.macro_dynamics is None else [world.macro_dynamics]
         return [world.temporal_distance, world.policy_prior, *macro_dynamics]
@@ -43,7 +43,7 @@ class Heads:
         return None
 
     def prepare(self, model: HNetVJEPA, store: EpisodeStore) -> None:
-        """Fit the whitenings that temporal distance and proposal see through, unless they have learnt to already."""
+        """Fit the whitening of the inputs of temporal distance and policy prior, unless they were trained before."""
         world = model.world_model
         fresh = [w for w in (world.temporal_distance.whitening, world.policy_prior.whitening) if not w.fitted]
         if fresh:
@@ -52,7 +52,7 @@ class Heads:
                 whitening.fit(torch.from_numpy(features["train"]).to(whitening.mean.device))
 
     def loss(self, model: HNetVJEPA, batch: Batch) -> dict[str, Tensor]:
-        """How far apart states are, what was done on the way to what was reached, and where several steps lead."""
+        """Losses of the temporal distance, of the policy prior with hindsight goals, and of the macro dynamics."""
         world = model.world_model
         with torch.no_grad():
             states = model.clip_states(batch.frames, batch.features)  # B x T x S x d
@@ -60,23 +60,25 @@ class Heads:
             goal = (batch.hindsight_goal, None) if batch.features is None else (None, batch.hindsight_goal)
             hindsight_goal = model.clip_states(*goal)[:, 0]  # B x S x d
         losses = {
-            "steps": temporal_distance_loss(world.temporal_distance.embed(states)),
-            "proposal": policy_prior_loss(world.policy_prior, states, batch.actions, hindsight_goal),
+            "temporal_distance": temporal_distance_loss(world.temporal_distance.embed(states)),
+            "policy_prior": policy_prior_loss(world.policy_prior, states, batch.actions, hindsight_goal),
         }
         if world.macro_dynamics is not None:
-            losses["coarse"] = macro_dynamics_loss(world.macro_dynamics, states[:, 0], states[:, -1], batch.keys)
+            losses["macro_dynamics"] = macro_dynamics_loss(
+                world.macro_dynamics, states[:, 0], states[:, -1], batch.keys
+            )
         return losses
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
-        """How far proposed actions are from those that were done, beside always proposing the mean."""
+        """Error of the policy prior's mean action, beside the mean action of the data."""
         return policy_prior_error(model, store)
 
 
 @torch.no_grad()
 def policy_prior_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
-    """Mean squared error of the proposed actions of held-out clips, whose last frame is the goal, in normal actions.
+    """Mean squared error of the policy prior's mean action, normalised, on held-out clips whose last frame is the goal.
 
-    ``proposal_mse``, beside ``proposal_mean_mse``: always the mean of the training.
+    ``policy_prior_mse``, beside ``policy_prior_mean_mse``: always the mean of the training.
     """
     frames, errors, spreads = model.config.heads.clip_frames, [], []
     for batch in clip_batches(store, model.robot.action, "held_out", frames, model.device):
@@ -86,6 +88,6 @@ def policy_prior_error(model: HNetVJEPA, store: EpisodeStore) -> dict[str, float
         errors.append((mean - done).square().mean((1, 2)))
         spreads.append(done.square().mean((1, 2)))
     return {
-        "proposal_mse": float(torch.cat(errors).mean()),
-        "proposal_mean_mse": float(torch.cat(spreads).mean()),
+        "policy_prior_mse": float(torch.cat(errors).mean()),
+        "policy_prior_mean_mse": float(torch.cat(spreads).mean()),
     }

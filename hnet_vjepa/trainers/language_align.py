@@ -20,15 +20,17 @@ from hnet_vjepa.models.model import HNetVJEPA
 def language_loss(
     model: HNetVJEPA, read: Tensor, captions: list[tuple[str, ...]], keys: list[int]
 ) -> dict[str, Tensor]:
-    """NT-Xent and energy between what is read of the clips (B x S x 2d, HNetVJEPA.read) and one caption each.
+    """NT-Xent and energy between clips and one caption each.
+
+    ``read``: the clips' last states with their change, B x S x 2d (HNetVJEPA.read).
 
     A caption that is true of several clips counts as right for all of them. Clips without one are left out.
     """
     config = model.config.language
-    told = [i for i, true in enumerate(captions) if true]
-    if not told:  # nothing was said of these clips
+    captioned = [i for i, true in enumerate(captions) if true]
+    if not captioned:
         return {"nt_xent": model.projector(read).sum() * 0.0 + model.text.encode(["nothing"]).sum() * 0.0}
-    read, captions, keys = read[told], [captions[i] for i in told], [keys[i] for i in told]
+    read, captions, keys = read[captioned], [captions[i] for i in captioned], [keys[i] for i in captioned]
     pick = [np.random.default_rng([model.config.seed, key, 2]) for key in keys]
     chosen = [true[int(random.integers(len(true)))] for true, random in zip(captions, pick, strict=True)]
     positives = torch.tensor([[text in c for text in chosen] for c in captions])
@@ -42,13 +44,13 @@ def language_loss(
 
 
 class Language:
-    """NT-Xent + energy on frozen chunks; trains the state's read-out, the projection and the text tower."""
+    """NT-Xent + energy on frozen chunks; trains the linear layer of the state, the projection and the text tower."""
 
     name: Stage = "language"
     hindsight = False
 
     def modules(self, model: HNetVJEPA) -> list[nn.Module]:
-        """Read-out of the planning state, projection, text tower."""
+        """Linear layer of the planning state, projection, text tower."""
         return [model.world_model.readout, model.projector, model.text]
 
     def ema(self, model: HNetVJEPA) -> float | None:

@@ -81,8 +81,8 @@ def fit_probe(features: Array, recorded: Array) -> LinearProbe:
 def probe_error(features: Halves, states: Halves, names: tuple[str, ...]) -> dict[str, float]:
     """Held-out error of a linear probe of the recorded state, beside "always the mean".
 
-    The numbers whose name ends in [m] are taken as one position: ``readout_cm`` is the median Euclidean error.
-    ``readout_r2`` is the mean explained variance of all numbers.
+    The numbers whose name ends in [m] are taken as one position: ``linear_probe_cm`` is the median Euclidean error.
+    ``linear_probe_r2`` is the mean explained variance of all numbers.
     """
     fitted = fit_probe(features["train"], states["train"])
     error = fitted(features["held_out"]) - states["held_out"]
@@ -90,10 +90,10 @@ def probe_error(features: Halves, states: Halves, names: tuple[str, ...]) -> dic
     metres = [i for i, name in enumerate(names) if name.endswith("[m]")]
     moving = states["held_out"].std(0) > 1e-9
     explained = 1 - (error**2).mean(0)[moving] / (baseline**2).mean(0)[moving]
-    metrics = {"readout_r2": float(explained.mean())} if moving.any() else {}
+    metrics = {"linear_probe_r2": float(explained.mean())} if moving.any() else {}
     if metres:
-        metrics["readout_cm"] = median_cm(error[:, metres])
-        metrics["readout_cm_mean_baseline"] = median_cm(baseline[:, metres])
+        metrics["linear_probe_cm"] = median_cm(error[:, metres])
+        metrics["linear_probe_cm_mean_baseline"] = median_cm(baseline[:, metres])
     return metrics
 
 

@@ -89,7 +89,7 @@ class Pretrain:
         return None
 
     def representation(self, model: HNetVJEPA, video: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's chunks of whole pictures (see collapse.Watched)."""
+        """The student's chunks of whole pictures (see collapse.CanCollapse)."""
         tokens, _, _, mask = model.backbone(video).flat()
         return tokens, mask
 
@@ -151,7 +151,7 @@ class Pretrain:
         return F.smooth_l1_loss(rebuilt.float(), F.layer_norm(goal, goal.shape[-1:]))
 
     def evaluate(self, model: HNetVJEPA, store: EpisodeStore) -> dict[str, float]:
-        """Held-out linear read-out of the recorded state from the chunks, and their effective rank."""
+        """Linear probe of the recorded state from held-out chunks, and their effective rank."""
         features, states = sampled_states(model, store, chunks=True)
         metrics = {
             "effective_rank": effective_rank(features["held_out"]),

@@ -16,12 +16,13 @@ from sims.evaluation.policies import Observation, Policy
 from sims.evaluation.results import EvaluationResult, MethodResult, Rollout
 from sims.evaluation.units import length
 
+GOAL_LABELS = "goal labels"  # the criterion of text and label goals: that the labels they ask for hold
 FILMED = 200  # episodes of a method whose frames are kept, to choose successes and failures from
 
 
 def criteria_of(task: Task, kind: GoalKind) -> tuple[str, ...]:
     """Names of the success criteria: distances for image goals; for text and labels, that the required labels hold."""
-    return tuple(length(t, task.unit) for t in task.tolerances) if kind == "image" else ("as told",)
+    return tuple(length(t, task.unit) for t in task.tolerances) if kind == "image" else (GOAL_LABELS,)
 
 
 def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, steps: int, film: bool) -> Rollout:

@@ -57,12 +57,12 @@ def _mean(key: str) -> tuple[Baseline, ...]:
 FACTS = (
     Fact(
         "pretrain",
-        "readout_cm",
+        "linear_probe_cm",
         "linear probe of the position, median error",
         "{:.2f} cm",
-        _mean("readout_cm_mean_baseline"),
+        _mean("linear_probe_cm_mean_baseline"),
     ),
-    Fact("pretrain", "readout_r2", "linear probe of the state, R²", "{:.3f}", (MEAN,)),
+    Fact("pretrain", "linear_probe_r2", "linear probe of the state, R²", "{:.3f}", (MEAN,)),
     Fact(
         "pretrain", "effective_rank", "effective rank of the chunks", "{:.0f}", (Baseline("dimensions", "dimensions"),)
     ),
@@ -88,12 +88,12 @@ FACTS = (
     ),
     Fact(
         "action",
-        "state_readout_cm",
+        "state_linear_probe_cm",
         "linear probe of the position on the planning state, median error",
         "{:.2f} cm",
-        _mean("state_readout_cm_mean_baseline"),
+        _mean("state_linear_probe_cm_mean_baseline"),
     ),
-    Fact("action", "state_readout_r2", "linear probe of the state on the planning state, R²", "{:.3f}", (MEAN,)),
+    Fact("action", "state_linear_probe_r2", "linear probe of the state on the planning state, R²", "{:.3f}", (MEAN,)),
     Fact("action", "retrieval_accuracy", "nearest caption is true, after rehearsal", "{:.3f}", RETRIEVAL),
     Fact("action", "left_right_accuracy", "true caption beats its mirror image, after rehearsal", "{:.3f}", HALF),
     Fact("action", "mean_ap", "mean average precision, after rehearsal", "{:.3f}", FREQUENCY),

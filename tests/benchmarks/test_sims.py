@@ -66,14 +66,14 @@ def test_only_the_same_weights_in_as_many_episodes_and_steps_are_not_judged_agai
 def test_the_row_of_a_model_that_was_told_the_state_is_starred(monkeypatch: pytest.MonkeyPatch) -> None:
     result = read_result("sims")
     for name, metrics in result["metrics"].items():
-        metrics.pop("states_told_in_training", None)
+        metrics.pop("state_supervision", None)
         if name == "reacher":
-            metrics["states_told_in_training"] = ["elbow (rad)"]
+            metrics["state_supervision"] = ["elbow (rad)"]
     monkeypatch.setattr(render, "read_result", lambda name: result)
     for table in (render.sims_success(), render.sims_distances()):
         assert "`reacher` \\*" in table and "\n\\* Trained with state supervision" in table
         assert "`two-room` |" in table
-    result["metrics"]["reacher"].pop("states_told_in_training")
+    result["metrics"]["reacher"].pop("state_supervision")
     assert "\\*" not in render.sims_success() + render.sims_distances()
 
 

@@ -52,7 +52,7 @@ def test_every_fact_and_every_baseline_is_measured_by_the_phases(toy_run: Path) 
 
 def test_what_is_compared_with_what() -> None:
     metrics = {
-        "pretrain": {"effective_rank": 12.4, "dimensions": 64.0, "readout_r2": 0.5},
+        "pretrain": {"effective_rank": 12.4, "dimensions": 64.0, "linear_probe_r2": 0.5},
         "language": {"retrieval_accuracy": 0.9, "retrieval_chance": 0.25, "retrieval_constant": 0.5, "clips": 7.0},
         "action": {f"{name}/{h}": h / 10 for name in ("open_loop", "nothing_moves") for h in (1, 2, 3)},
     }

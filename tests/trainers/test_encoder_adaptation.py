@@ -94,7 +94,7 @@ def test_the_action_phase_begins_with_it_and_says_what_it_came_to(toy_store: Pat
     checkpoint = run_pipeline(toy.config(encoder_adaptation={}), toy_store, tmp_path, phases, progress=False)
     assert (tmp_path / "encoder_adaptation.run" / "log.jsonl").is_file()
     assert not (tmp_path / "encoder_adaptation.run" / "resume").exists()
-    assert '"grounded_readout_r2"' in (checkpoint / "manifest.json").read_text()
+    assert '"adapted_linear_probe_r2"' in (checkpoint / "manifest.json").read_text()
 
 
 def test_the_error_of_the_recorded_state_is_in_shares_of_its_deviation_and_constants_are_not_asked_for() -> None:

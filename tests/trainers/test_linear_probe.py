@@ -36,11 +36,11 @@ def test_the_readout_finds_a_linear_map_and_does_not_learn_noise_by_heart() -> N
     features = {"train": rng.normal(size=(400, 50)), "held_out": rng.normal(size=(200, 50))}
     states = {half: x @ truth * 0.01 + 0.5 for half, x in features.items()}
     metrics = probe_error(features, states, ("x [m]", "y [m]", "z [m]"))
-    assert metrics["readout_r2"] > 0.999
-    assert metrics["readout_cm"] < 0.02 * metrics["readout_cm_mean_baseline"]
+    assert metrics["linear_probe_r2"] > 0.999
+    assert metrics["linear_probe_cm"] < 0.02 * metrics["linear_probe_cm_mean_baseline"]
     few = {"train": rng.normal(size=(60, 300)), "held_out": rng.normal(size=(60, 300))}
     noise = {half: rng.normal(size=(60, 3)) for half in few}
-    assert probe_error(few, noise, ("x [m]", "y [m]", "z [m]"))["readout_r2"] > -0.3
+    assert probe_error(few, noise, ("x [m]", "y [m]", "z [m]"))["linear_probe_r2"] > -0.3
 
 
 def test_a_readout_maps_new_rows_as_it_maps_old_ones() -> None:
