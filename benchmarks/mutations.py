@@ -6,8 +6,9 @@ exit status is 1 when less than GOAL of the faults are seen, and 2 when a fault 
 not occur exactly once) or a test file fails without any fault.
 
 Outcomes are kept in the work directory, by the text of the fault, of its file and of its tests: an interrupted run
-continues, and a fault is tried again once its file or its tests have changed. ``--sample N --seed S`` tries N faults
-chosen by the seed; take another seed each time, and add faults to the list where code is added.
+continues, and a fault is tried again once its file or its tests have changed. A run of the whole list writes
+``benchmarks/results/mutations.json``. ``--sample N --seed S`` tries N faults chosen by the seed; take another seed each
+time, and add faults to the list where code is added.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from benchmarks.record import ROOT
+from benchmarks.record import ROOT, write_result
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.utils.files import write_json_atomic
 
@@ -198,6 +199,14 @@ def report(outcomes: dict[str, Outcome]) -> int:
     return 2 if named["fails anyway"] else int(seen < GOAL * tried)
 
 
+def write(outcomes: dict[str, Outcome]) -> Path:
+    """Write the outcomes of the whole list to ``benchmarks/results/mutations.json`` and return its path."""
+    seen = sum(outcome != "not seen" for outcome in outcomes.values())
+    metrics = {"mutations_seen_share": round(seen / len(outcomes), 4), "mutations": len(outcomes), "seen": seen}
+    unseen = [name for name, outcome in outcomes.items() if outcome == "not seen"]
+    return write_result("mutations", "python -m benchmarks.mutations", {"goal": GOAL}, metrics, not_seen=unseen)
+
+
 def main() -> None:
     """Run the faults of the list."""
     parser = argparse.ArgumentParser(description="Do the tests see planted faults?")
@@ -210,6 +219,8 @@ def main() -> None:
     try:
         faults = chosen(read_faults(FAULTS), options.only, options.sample, options.seed)
         outcomes = run(faults, ROOT, options.work_dir, options.limit)
+        if options.only is None and options.sample is None and "fails anyway" not in outcomes.values():
+            print(write(outcomes))
     except UserError as error:
         print(f"mutations: {error}", file=sys.stderr)
         sys.exit(2)
