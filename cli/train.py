@@ -26,6 +26,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one field: --set action.steps=500. May be repeated.")
     ] = None,
+    deepspeed: Annotated[
+        Path | None,
+        typer.Option(help="DeepSpeed's JSON file, for ZeRO in place of DDP; deepspeed_zero2.json is shipped."),
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks on this machine: one per GPU, or CPU processes.")] = 1,
     nnodes: Annotated[int, typer.Option(min=1, help="Machines; give the same command on each.")] = 1,
     rdzv_endpoint: Annotated[
@@ -47,19 +51,23 @@ def train(
     hnet train --data data/mine --nproc 8                        # one machine, eight GPUs
 
     hnet train --data data/mine --nproc 8 --nnodes 2 --rdzv-endpoint robot1:29500   # on each of two machines
+
+    hnet train --data data/mine --nproc 8 --deepspeed deepspeed_zero2.json   # optimiser state and gradients sharded
     """
     launch = Launch(nproc, nnodes, rdzv_endpoint, max_restarts)
     if launch.several:
         words = ["--data", str(data), "--config", config, "--phases", phases, "--work-dir", str(work_dir)]
         words += [] if init_from is None else ["--init-from", str(init_from)]
+        words += [] if deepspeed is None else ["--deepspeed", str(deepspeed)]
         start(launch, [*words, *(word for setting in set_ or [] for word in ("--set", setting))])
     from hnet_vjepa.pipeline import parse_phases, run_pipeline
+    from hnet_vjepa.utils.distrib import Parallelism
 
     chosen = parse_phases(phases)
     loaded = load_config(config, overrides(set_ or []))
     if data == COLLECTED and not data.exists():
         raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
-    last = run_pipeline(loaded, data, work_dir, chosen, init_from)
+    last = run_pipeline(loaded, data, work_dir, chosen, init_from, parallelism=Parallelism(deepspeed))
     done = json.loads((work_dir / "pipeline.json").read_text())["phases"]
     for name in chosen:
         shown = ", ".join(f"{key} {value:.4g}" for key, value in headline(done[name]["metrics"]).items())

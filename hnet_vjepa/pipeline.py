@@ -27,13 +27,14 @@ from hnet_vjepa.trainers.action_posttrain import Action
 from hnet_vjepa.trainers.calibrate import build_goal_bank, fit_ood_detector, measure_reached
 from hnet_vjepa.trainers.encoded import Encoded
 from hnet_vjepa.trainers.encoder_adaptation import EncoderAdaptation
-from hnet_vjepa.trainers.engine import Outcome, check_data, finish, train
+from hnet_vjepa.trainers.engine import Outcome, check_data, train
 from hnet_vjepa.trainers.heads import Heads
 from hnet_vjepa.trainers.language_align import Language
 from hnet_vjepa.trainers.phase import Phase
 from hnet_vjepa.trainers.pretrain import Pretrain
 from hnet_vjepa.trainers.probe_train import Probe
-from hnet_vjepa.utils.distrib import process_group
+from hnet_vjepa.trainers.resume import drop_saves
+from hnet_vjepa.utils.distrib import Parallelism, process_group
 from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
 
@@ -97,6 +98,7 @@ def run_pipeline(
     phases: Sequence[PhaseName] = PHASES,
     init_from: Path | str | None = None,
     progress: bool = True,
+    parallelism: Parallelism = Parallelism(),
 ) -> Path:
     """Train ``phases`` on the episodes in ``data``; return the path of the last checkpoint.
 
@@ -136,7 +138,7 @@ def run_pipeline(
     encoded = Encoded()
     with process_group():
         for name in phases:
-            path = _train_phase(name, config, store, work_dir, path, settings, progress, encoded)
+            path = _train_phase(name, config, store, work_dir, path, settings, progress, encoded, parallelism)
     assert path is not None
     return path
 
@@ -150,6 +152,7 @@ def _train_phase(
     settings: dict[str, object],
     progress: bool,
     encoded: Encoded,
+    parallelism: Parallelism,
 ) -> Path:
     """Train one phase from the checkpoint ``before``, unless that was done already; return its checkpoint."""
     target = work_dir / name
@@ -166,7 +169,8 @@ def _train_phase(
     phase = make_phase(name, manifest.trained(), store)
     outcome = Outcome(0, 0.0, {})
     for part in _parts(phase, config):
-        outcome = outcome.then(train(part, model, store, work_dir / f"{part.name}.run", origin, progress, encoded))
+        run = work_dir / f"{part.name}.run"
+        outcome = outcome.then(train(part, model, store, run, origin, progress, encoded, parallelism))
     model = model.cpu()
     if _is_main():
         record = PhaseRecord(
@@ -190,7 +194,7 @@ def _train_phase(
         save_checkpoint(target, model, manifest, ood=ood, goal_bank=goal_bank)
         _write_pipeline(work_dir, settings, record)
         for part in _parts(phase, config):
-            finish(work_dir / f"{part.name}.run")
+            drop_saves(work_dir / f"{part.name}.run")
     _wait()
     return target
 

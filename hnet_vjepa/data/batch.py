@@ -121,7 +121,14 @@ class ClipSampler:
         """The ``rank``-th of ``world`` equal parts of global batch number ``step`` of ``size`` clips."""
         first = step * size + rank * (size // world)
         keys = list(range(first, first + size // world))
-        return self.clips([self._clip_of(key) for key in keys], keys)
+        return self.clips([self.clip_of(key) for key in keys], keys)
+
+    def describe(self, key: int) -> str:
+        """Episode and frames of draw ``key``, for messages."""
+        number = self.clip_of(key)
+        place = int(np.searchsorted(self.starts, number, "right")) - 1
+        first = number - int(self.starts[place])
+        return f"episode {self.episodes[place].index}, frames {first} to {first + self.frames - 1}"
 
     def clips(self, numbers: Sequence[int], keys: list[int] | None = None) -> Batch:
         """The clips of these numbers (0 .. len - 1)."""
@@ -158,7 +165,8 @@ class ClipSampler:
         clips = np.stack([e.frames[numbers] for e, numbers in shown])
         return normalise_frames(augment(clips, keys, self.seed, self.shift, self.brightness))
 
-    def _clip_of(self, key: int) -> int:
+    def clip_of(self, key: int) -> int:
+        """The number of the clip of draw ``key``."""
         epoch, place = divmod(key, len(self))
         return int(_order(self.seed, epoch, len(self))[place])
 

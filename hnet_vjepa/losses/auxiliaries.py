@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnet_vjepa.losses.vicregl import gather_rows, wide
+from hnet_vjepa.losses.vicregl import wide
+from hnet_vjepa.utils.collectives import gather_rows
 
 TINY = 1e-12
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hnet_vjepa.losses.vicregl import gather_rows, wide
+from hnet_vjepa.losses.vicregl import wide
+from hnet_vjepa.utils.collectives import gather_rows
 
 
 def random_directions(dim: int, slices: int, seed: int, like: Tensor) -> Tensor:

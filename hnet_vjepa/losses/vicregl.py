@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from hnet_vjepa.utils.collectives import gather_rows
 
 
 @dataclass(frozen=True)
@@ -53,45 +53,6 @@ def covariance_loss(x: Tensor) -> Tensor:
         centred = x - x.mean(0)
         covariance = centred.T @ centred / (rows - 1)  # D x D
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / dim
-
-
-class _GatherRows(torch.autograd.Function):
-    """Forward: concatenate the ranks' rows. Backward: add up what all ranks want of each row, keep one's own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        world, rank = dist.get_world_size(), dist.get_rank()
-        count = torch.tensor([x.shape[0]], device=x.device)
-        counts = [torch.empty_like(count) for _ in range(world)]
-        dist.all_gather(counts, count)
-        sizes = [int(c) for c in counts]
-        ctx.start, ctx.rows = sum(sizes[:rank]), sizes[rank]
-        # Collectives want equal shapes, so short ranks are filled up and cut again.
-        filled = x.new_zeros(max(sizes), *x.shape[1:])
-        filled[: x.shape[0]] = x
-        parts = [torch.empty_like(filled) for _ in range(world)]
-        dist.all_gather(parts, filled)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.rows]
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """All rows of all ranks, in the order of the ranks, with gradient: N_r x ... -> (sum of N_r) x ... .
-
-    Ranks may have different numbers of rows, also none. Alone, ``x`` itself. Every rank must call it, and backward
-    too. A loss of the gathered rows is the same on all ranks, and the gradient that arrives at a rank's own rows is
-    that of the *sum* of the ranks' losses; the mean over ranks that DDP takes of parameter gradients then makes it
-    exactly the gradient of a single process that holds all rows.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return x
-    gathered: Tensor = _GatherRows.apply(x)  # type: ignore[no-untyped-call]
-    return gathered
 
 
 def _matched(x: Tensor, y: Tensor, distance: Tensor, matches: int) -> Tensor:

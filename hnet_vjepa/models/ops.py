@@ -26,7 +26,7 @@ def grid_positions(frames: int, height: int, width: int, device: torch.device | 
 
 def anchor_grid(rows: int, columns: int) -> Tensor:
     """Centres of a rows x columns grid over the picture: (rows*columns) x 2 as (y, x) in [-1, 1]."""
-    return grid_positions(1, rows, columns)[:, 1:]
+    return grid_positions(1, rows, columns)[:, 1:].contiguous()  # AdamW's fused step walks through a weight's memory
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -10,12 +10,13 @@ from hnet_vjepa.config import PhaseName, Stage
 from hnet_vjepa.data.batch import Batch, clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.inverse import inverse_loss
-from hnet_vjepa.losses.vicregl import covariance_loss, gather_rows, variance_loss
+from hnet_vjepa.losses.vicregl import covariance_loss, variance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.world_model import rollout
 from hnet_vjepa.trainers.language_align import caption_retrieval, language_loss
 from hnet_vjepa.trainers.linear_probe import fit_probe, median_cm, probe_error, sampled_states
 from hnet_vjepa.trainers.probe_train import label_precision, probe_loss
+from hnet_vjepa.utils.collectives import gather_rows
 
 HORIZON = 10  # steps of the open-loop error
 

@@ -10,11 +10,11 @@ from hnet_vjepa.config import EncoderAdaptationConfig, Stage
 from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.inverse import inverse_loss
-from hnet_vjepa.losses.vicregl import gather_rows
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks
 from hnet_vjepa.trainers.linear_probe import probe_error, sampled_states
 from hnet_vjepa.trainers.pretrain import slot_places
+from hnet_vjepa.utils.collectives import gather_rows
 
 LEAST_STD = 1e-3  # deviation of a target below which it is a constant
 

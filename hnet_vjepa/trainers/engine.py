@@ -6,32 +6,39 @@ a run that was killed goes on exactly as it would have.
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnet_vjepa.config import Config, StageConfig
 from hnet_vjepa.data.batch import Batch, ClipSampler
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.migration import is_format_1, upgrade_weights
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.collapse import CanCollapse, CollapseMonitor, Spread
 from hnet_vjepa.trainers.encoded import Encoded, encode_once
 from hnet_vjepa.trainers.log import TrainingLog, logged_before
+from hnet_vjepa.trainers.optimisation import Optimisation, StageLoss
 from hnet_vjepa.trainers.phase import Phase, Prepares
-from hnet_vjepa.utils.distrib import make_accelerator, world_size
-from hnet_vjepa.utils.files import directory_atomic, write_json_atomic
+from hnet_vjepa.trainers.resume import Save, read_save, write_save
+from hnet_vjepa.utils.collectives import (
+    broadcast_from_first,
+    differing_ranks,
+    gather_values,
+    mean_over_ranks,
+    without_other_ranks,
+)
+from hnet_vjepa.utils.distrib import Parallelism, make_accelerator, world_size
 from hnet_vjepa.utils.progress import progress_counter
 from hnet_vjepa.utils.runtime import choose_precision
+
+VERIFY_EVERY = 50  # steps between two comparisons of the ranks' weights
+NAMED = 4  # clips that an error names at most
 
 
 class TrainingError(UserError):
@@ -49,18 +56,6 @@ class Outcome:
     def then(self, other: Outcome) -> Outcome:
         """Both one after the other."""
         return Outcome(self.steps + other.steps, self.seconds + other.seconds, self.metrics | other.metrics)
-
-
-class _PhaseLoss(nn.Module):
-    """The phase's loss as a module's forward, which is what data-parallel wrappers need to see."""
-
-    def __init__(self, phase: Phase, model: HNetVJEPA) -> None:
-        super().__init__()
-        self.phase, self.model = phase, model
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = self.phase.loss(self.model, batch)
-        return torch.stack([term.float() for term in terms.values()]).sum(), {k: v.detach() for k, v in terms.items()}
 
 
 def learning_rate(step: int, config: StageConfig) -> float:
@@ -95,19 +90,22 @@ def train(
     origin: str = "",
     progress: bool = True,
     encoded: Encoded | None = None,
+    parallelism: Parallelism = Parallelism(),
 ) -> Outcome:
     """Train one phase of ``model`` in place and evaluate it.
 
     Args:
         folder: receives ``log.jsonl`` (one line per logged step), for a phase that can collapse ``spread.jsonl`` (how
-            much its features differ from frame to frame) and, while the phase runs, ``resume/``, from which
-            an interrupted run goes on.
+            much its features differ from frame to frame) and, while the phase runs, ``resume/``, from which an
+            interrupted run goes on.
         origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
         encoded: what phases before this one made of the store's frames, for those that leave the backbone as it is.
+        parallelism: how the run is spread over the ranks that a launcher started.
 
     Raises:
         UserError: the data can not train this phase, or the batch can not be shared out among the ranks.
-        TrainingError: loss or gradient are not finite, or the representation has collapsed; the last save is kept.
+        TrainingError: loss or gradient are not finite, the representation has collapsed, or the ranks' weights differ;
+            the last save is kept.
     """
     config = model.config.phase(phase.name)
     check_data(phase, model.config, store)
@@ -122,54 +120,60 @@ def train(
         data.brightness,
         phase.hindsight,
     )
-    accelerator = make_accelerator(choose_precision(model.config.precision), config.accumulate)
+    micro_batch = config.batch_size // (world_size() * config.accumulate)
+    accelerator = make_accelerator(parallelism, micro_batch, config.accumulate, config.clip_norm)
+    main, spreads = accelerator.is_main_process, folder / "spread.jsonl"
+    say = functools.partial(print, flush=True) if progress and main else lambda line: None
     model.requires_grad_(False)
     for module in phase.modules(model):
         module.requires_grad_(True)
     if phase.ema(model) is not None:
         model.target.load_state_dict(model.backbone.state_dict())
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-    first, seconds = _resume(folder, model, optimizer, trained, origin)
+    saved = read_save(folder, origin, model, say)
+    if saved is not None:
+        model.load_state_dict(saved.weights)
+    first, seconds = (0, 0.0) if saved is None else (saved.step, saved.seconds)
     model.to(accelerator.device).eval()
     started = time.monotonic()  # what is prepared and encoded once is part of the training
     if isinstance(phase, Prepares):
         phase.prepare(model, store)
-    if encode_once(model, sampler, encoded or Encoded()) and progress and accelerator.is_main_process:
-        print(f"{phase.name}: the backbone does not learn, so every frame was encoded once", flush=True)
+    if encode_once(model, sampler, encoded or Encoded()):
+        say(f"{phase.name}: the backbone does not learn, so every frame was encoded once")
+    broadcast_from_first(model)
     model.train()
-    loss_module, wrapped = accelerator.prepare(_PhaseLoss(phase, model), optimizer)
-
-    main, spreads = accelerator.is_main_process, folder / "spread.jsonl"
-    if first and progress and main:
-        print(f"{phase.name}: goes on at step {first} of {config.steps}", flush=True)
+    bf16 = choose_precision(model.config.precision) == "bf16"
+    optimisation = Optimisation.prepare(accelerator, StageLoss(phase, model, bf16), config)
+    if saved is not None:
+        optimisation.load(saved.optimizer)
+        say(f"{phase.name}: goes on at step {first} of {config.steps}")
     log = TrainingLog(folder / "log.jsonl", first) if main else None
     monitor, spread_log = None, None
     if isinstance(phase, CanCollapse):
         before = [Spread(**{f.name: line[f.name] for f in fields(Spread)}) for line in logged_before(spreads, first)]
         monitor = CollapseMonitor(phase, model, store, before)
         spread_log = TrainingLog(spreads, first) if main else None
+
+    def save(step: int) -> None:
+        spent = seconds + time.monotonic() - started
+        state = optimisation.state()  # ZeRO gathers it from all ranks
+        if main:
+            write_save(folder, origin, Save(step, spent, model.state_dict(), state))
+        accelerator.wait_for_everyone()
+
     with progress_counter(phase.name, config.steps, "step", progress and main, first=first) as done:
         for step in range(first, config.steps):
             rate = learning_rate(step, config)
-            for group in wrapped.param_groups:
-                group["lr"] = rate
-            terms, norm = _step(accelerator, loss_module, wrapped, trained, sampler, config, step)
+            optimisation.set_learning_rate(rate)
+            terms, norm = _step(optimisation, phase, model, sampler, config, step)
             momentum = phase.ema(model)
             if momentum is not None:
                 model.update_target(momentum)
             if step % config.log_every and step != config.steps - 1:
                 done(1)
             else:
-                values = {name: float(value) for name, value in terms.items()}
-                done(1, f"loss {sum(values.values()):.3f}")
+                done(1, f"loss {sum(terms.values()):.3f}")
                 if log is not None:
-                    log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **values})
+                    log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **terms})
                 if monitor is not None:
                     found = monitor.measure()
                     if spread_log is not None:
@@ -179,95 +183,82 @@ def train(
                         raise TrainingError(
                             f"the representation has collapsed in {phase.name} at step {step}: {problem}"
                         )
+            if (step + 1) % VERIFY_EVERY == 0 or step + 1 == config.steps:
+                _verify(phase, model, step)
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-                if main:
-                    _save(folder, model, optimizer, trained, origin, step + 1, seconds + time.monotonic() - started)
-                accelerator.wait_for_everyone()
+                save(step + 1)
     seconds += time.monotonic() - started
     model.eval().requires_grad_(False)
+    optimisation.release()
     metrics = phase.evaluate(model, store)
-    accelerator.free_memory()
     return Outcome(config.steps, seconds, metrics)
 
 
-def finish(folder: Path) -> None:
-    """Remove what only an interrupted run needs."""
-    shutil.rmtree(folder / "resume", ignore_errors=True)
-
-
 def _step(
-    accelerator: Accelerator,
-    loss_module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    trained: list[nn.Parameter],
+    optimisation: Optimisation,
+    phase: Phase,
+    model: HNetVJEPA,
     sampler: ClipSampler,
     config: StageConfig,
     step: int,
-) -> tuple[dict[str, Tensor], float]:
-    """One optimiser step over ``accumulate`` parts of the global batch; the loss terms and the gradient's norm."""
+) -> tuple[dict[str, float], float]:
+    """One optimiser step over ``accumulate`` parts of the global batch.
+
+    Returns the loss terms, means over the global batch, and the gradient's norm before clipping.
+    """
     size = config.batch_size // config.accumulate
-    sums: dict[str, Tensor] = {}
-    norm = torch.zeros(())
+    accelerator = optimisation.accelerator
+    sums: dict[str, float] = {}
+    norm: Tensor | None = None
     for part in range(config.accumulate):
         number = step * config.accumulate + part
         batch = sampler.batch(number, size, accelerator.process_index, accelerator.num_processes)
-        with accelerator.accumulate(loss_module):
-            with accelerator.autocast():
-                loss, terms = loss_module(batch.to(accelerator.device))
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
-                if not torch.isfinite(norm):  # the same on all ranks, so that none waits for another
-                    shown = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
-                    raise TrainingError(f"the gradient is not finite at step {step} ({shown}); lower the learning rate")
-            optimizer.step()
-            optimizer.zero_grad()
-        for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
+        batch = batch.to(accelerator.device)
+        with accelerator.accumulate(optimisation.loss):
+            loss, terms = optimisation.loss(batch)
+            values = mean_over_ranks(torch.stack(list(terms.values())))
+            if values.isfinite().all():  # the same on all ranks, so that none waits for another
+                norm = optimisation.backward(loss, config.clip_norm)
+        if not values.isfinite().all() or (norm is not None and not norm.isfinite()):
+            what = "loss" if not values.isfinite().all() else "gradient"
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in zip(terms, values.tolist(), strict=True))
+            clips = _not_finite(phase, model, sampler, batch)
+            raise TrainingError(
+                f"the {what} is not finite at step {step} of {phase.name} ({shown}); {clips}; "
+                "look at these recordings, or lower the learning rate"
+            )
+        for name, value in zip(terms, values.tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + value / config.accumulate
+    assert norm is not None
     return sums, float(norm)
 
 
-def _save(
-    folder: Path,
-    model: HNetVJEPA,
-    optimizer: torch.optim.Optimizer,
-    trained: list[nn.Parameter],
-    origin: str,
-    step: int,
-    seconds: float,
-) -> None:
-    """Write what is needed to go on from ``step``."""
-    moments = {}
-    for i, parameter in enumerate(trained):
-        for name, value in optimizer.state[parameter].items():
-            moments[f"{i}.{name}"] = value.detach().contiguous().cpu()
-    with directory_atomic(folder / "resume") as target:
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        (target / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
-        (target / "optimizer.safetensors").write_bytes(safetensors.torch.save(moments))
-        write_json_atomic(target / "progress.json", {"step": step, "seconds": seconds, "origin": origin})
+@torch.no_grad()
+def _not_finite(phase: Phase, model: HNetVJEPA, sampler: ClipSampler, batch: Batch) -> str:
+    """The clips of all ranks whose loss is not finite when they are alone in a batch; else all clips of the batch."""
+    rank, device = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0, model.device
+    named = [f"rank {rank}, {sampler.describe(key)}" for key in batch.keys]
+    with without_other_ranks():
+        bad = [
+            name
+            for name, key in zip(named, batch.keys, strict=True)
+            if not all(
+                bool(term.isfinite().all())
+                for term in phase.loss(model, sampler.clips([sampler.clip_of(key)], [key]).to(device)).values()
+            )
+        ]
+    of_ranks = [name for part in gather_values(bad, device) for name in part]
+    if of_ranks:
+        return f"not finite by itself: {'; '.join(of_ranks[:NAMED])}"
+    of_ranks = [name for part in gather_values(named, device) for name in part]
+    return f"the batch: {'; '.join(of_ranks[:NAMED])}" + (" ..." if len(of_ranks) > NAMED else "")
 
 
-def _resume(
-    folder: Path, model: HNetVJEPA, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], origin: str
-) -> tuple[int, float]:
-    """Load what ``_save`` wrote, if there is anything; the step to go on from and the seconds already spent."""
-    source = folder / "resume"
-    if not (source / "progress.json").is_file():
-        return 0, 0.0
-    done = json.loads((source / "progress.json").read_text())
-    if done["origin"] != origin:
-        return 0, 0.0
-    weights = safetensors.torch.load((source / "weights.safetensors").read_bytes())
-    if is_format_1(weights):
-        slots, state_dim = model.config.model.backbone.slots, model.config.model.world_model.state_dim
-        weights = upgrade_weights(weights, slots, state_dim, exported=False)
-    model.load_state_dict(weights)
-    moments = safetensors.torch.load((source / "optimizer.safetensors").read_bytes())
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        parameter = trained[int(index)]
-        # The fused optimiser walks through memory: moments must lie there in the weight's own order (channels last).
-        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-        optimizer.state[parameter][name] = laid_out
-    return int(done["step"]), float(done["seconds"])
+def _verify(phase: Phase, model: HNetVJEPA, step: int) -> None:
+    """Raise TrainingError when a rank's weights or EMA target are not the first rank's, bit by bit."""
+    others = differing_ranks(model, model.device)
+    if others:
+        raise TrainingError(
+            f"the weights of ranks {', '.join(map(str, others))} differ from those of rank 0 after step {step} of "
+            f"{phase.name}; the last save is intact, give the same command again"
+        )

@@ -13,6 +13,7 @@ from hnet_vjepa.losses.policy_prior import policy_prior_loss
 from hnet_vjepa.losses.temporal import temporal_distance_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.trainers.linear_probe import sampled_states
+from hnet_vjepa.utils.collectives import gather_rows
 
 WHITENED = 6000  # pictures that whitenings are fitted on, for a few hundred directions
 
@@ -59,8 +60,9 @@ class Heads:
             assert batch.hindsight_goal is not None
             goal = (batch.hindsight_goal, None) if batch.features is None else (None, batch.hindsight_goal)
             hindsight_goal = model.clip_states(*goal)[:, 0]  # B x S x d
+        embedded = gather_rows(world.temporal_distance.embed(states))  # pairs are those of all ranks
         losses = {
-            "temporal_distance": temporal_distance_loss(world.temporal_distance.embed(states)),
+            "temporal_distance": temporal_distance_loss(embedded),
             "policy_prior": policy_prior_loss(world.policy_prior, states, batch.actions, hindsight_goal),
         }
         if world.macro_dynamics is not None:

@@ -15,6 +15,7 @@ from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.contrastive import nt_xent
 from hnet_vjepa.losses.energy import text_energy
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.utils.collectives import gather_rows, gather_values
 
 
 def language_loss(
@@ -28,19 +29,28 @@ def language_loss(
     """
     config = model.config.language
     captioned = [i for i, true in enumerate(captions) if true]
-    if not captioned:
-        return {"nt_xent": model.projector(read).sum() * 0.0 + model.text.encode(["nothing"]).sum() * 0.0}
-    read, captions, keys = read[captioned], [captions[i] for i in captioned], [keys[i] for i in captioned]
+    captions, keys = [captions[i] for i in captioned], [keys[i] for i in captioned]
     pick = [np.random.default_rng([model.config.seed, key, 2]) for key in keys]
     chosen = [true[int(random.integers(len(true)))] for true, random in zip(captions, pick, strict=True)]
-    positives = torch.tensor([[text in c for text in chosen] for c in captions])
-    positives |= torch.eye(len(chosen), dtype=torch.bool)
-    positives = positives.to(read.device)
-    video, text = model.projector(read), model.text.encode(chosen)
+    # Contrast is with the clips of all ranks. A rank without captions takes part with no row.
+    video = gather_rows(model.projector(read)[captioned])
+    text = gather_rows(model.text.encode(chosen or ["nothing"])[: len(chosen)])
+    positives = _true_of(captions, chosen, read.device)
+    if not len(positives):  # no rank has a caption; zero, in the graph of all parameters that are trained
+        return {"nt_xent": video.sum() + text.sum()}
     losses = {"nt_xent": nt_xent(video, text, config.temperature, positives)}
     if config.energy:
         losses["text_energy"] = config.energy * text_energy(video, text).mean()
     return losses
+
+
+def _true_of(captions: list[tuple[str, ...]], chosen: list[str], device: torch.device) -> Tensor:
+    """Which of all ranks' chosen captions (columns) are true of which of all ranks' clips (rows): N x N bool."""
+    parts = gather_values([captions, chosen], device)
+    of_clips = [of_clip for part in parts for of_clip in part[0]]
+    texts = [text for part in parts for text in part[1]]
+    true = torch.tensor([[text in c for text in texts] for c in of_clips], dtype=torch.bool)
+    return true.reshape(len(of_clips), len(texts)).logical_or(torch.eye(len(texts), dtype=torch.bool)).to(device)
 
 
 class Language:

@@ -12,10 +12,11 @@ from hnet_vjepa.data.batch import Batch
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.losses.auxiliaries import assignment_entropy, boundary_loss, ratio_loss
 from hnet_vjepa.losses.energy import energy
-from hnet_vjepa.losses.vicregl import gather_rows, vicregl_loss
+from hnet_vjepa.losses.vicregl import vicregl_loss
 from hnet_vjepa.models.model import HNetVJEPA
 from hnet_vjepa.models.vjepa.vit import Chunks, HNetViT
 from hnet_vjepa.trainers.linear_probe import effective_rank, probe_error, sampled_states
+from hnet_vjepa.utils.collectives import gather_mean, gather_rows
 
 
 def hidden_slots(keys: list[int], seed: int, windows: int, slots: int, ratio: float, future: float) -> Tensor:
@@ -129,6 +130,7 @@ class Pretrain:
         if config.ratio:
             live = (~student.chunk_mask).float().mean() * assignment.shape[-1] / assignment.shape[1]
             soft = assignment.amax(1).sum(-1).mean() / assignment.shape[1]
+            live, soft = gather_mean(live), gather_mean(soft)  # their product is not the mean of the ranks' products
             losses["ratio"] = config.ratio * ratio_loss(live, soft, config.compression)
         if config.entropy:
             losses["entropy"] = config.entropy * assignment_entropy(assignment, None)

@@ -12,6 +12,7 @@ from hnet_vjepa.config import Stage
 from hnet_vjepa.data.batch import Batch, clip_batches
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.models.model import HNetVJEPA
+from hnet_vjepa.utils.collectives import gather_rows
 
 
 def probe_loss(model: HNetVJEPA, read: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -23,6 +24,7 @@ def probe_loss(model: HNetVJEPA, read: Tensor, labels: Tensor) -> dict[str, Tens
     losses = {"bce": F.binary_cross_entropy_with_logits(logits, labels)}
     weight = model.config.probe.coherence
     if weight:
+        logits, labels = gather_rows(logits), gather_rows(labels)  # groups are those of all ranks
         same = (labels[:, None] == labels[None]).all(-1).float()  # B x B
         centre = same @ logits / same.sum(-1, keepdim=True)
         losses["coherence"] = weight * F.smooth_l1_loss(logits, centre)

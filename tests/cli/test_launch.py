@@ -53,6 +53,20 @@ def test_what_can_not_be_started_is_refused(launch: Launch, environment: dict[st
         check_launch(launch, environment)
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--use_deepspeed", "1", "--deepspeed_config", "z.json"], ["--deepspeed", "z.json"]),
+        (["--deepspeed_config=z.json", "--use_deepspeed=1", "--data", "d"], ["--data", "d", "--deepspeed", "z.json"]),
+        (["--use_deepspeed", "0", "--deepspeed_config", "z.json"], []),
+        (["--use_deepspeed", "1"], ["--deepspeed", "deepspeed_zero2.json"]),
+        (["--deepspeed_config", "z.json"], ["--deepspeed", "z.json"]),
+    ],
+)
+def test_the_documents_deepspeed_options_are_translated(words: list[str], wanted: list[str]) -> None:
+    assert main.arguments(words) == wanted
+
+
 def test_the_documents_spelling_is_translated_and_a_launchers_options_are_dropped() -> None:
     words = ["--local_rank=1", "--work_dir", "out", "--sequence=pretrain", "--local_rank", "0", "--set", "seed=1"]
     assert main.arguments(words) == ["--work-dir", "out", "--phases=pretrain", "--set", "seed=1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,10 @@ def test_bounds_are_within_the_data_and_make_a_spec(values: list[float]) -> None
     low, high = bounds_of(column)
     assert column.min() <= low[0] <= high[0] <= column.max()
     ActionSpec(names=("x",), units=("m",), low=low, high=high, active=(0,))
+
+
+def test_normalisation_divides_by_the_standard_deviation() -> None:
+    spec = ActionSpec(**{**TWO, "active": (1,)})
+    found = spec.normalised_by(np.array([[0, 1], [0, 2], [0, 6]], np.float32))
+    assert found.mean == (3.0,)
+    assert found.std == pytest.approx((math.sqrt((4 + 1 + 9) / 3),))

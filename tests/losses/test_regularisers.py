@@ -20,7 +20,8 @@ from hnet_vjepa.losses.auxiliaries import (
     usage_entropy,
 )
 from hnet_vjepa.losses.sigreg import sigreg_loss
-from hnet_vjepa.losses.vicregl import VICRegLTerms, covariance_loss, gather_rows, variance_loss, vicregl_loss
+from hnet_vjepa.losses.vicregl import VICRegLTerms, covariance_loss, variance_loss, vicregl_loss
+from hnet_vjepa.utils.collectives import gather_rows
 from tests.models.test_ring_attention import run_ranks
 
 FLOAT = torch.float64

@@ -299,3 +299,12 @@ def test_a_black_picture_and_one_colour_have_chunks_that_cover_it() -> None:
         assert torch.isfinite(made.tokens).all()
         live = made.assignment[0, 0].masked_fill(made.chunk_mask[0, 0], 0.0)
         assert (live.amax(-1) > 0).all()
+
+
+def test_the_gate_has_the_gradient_of_each_prototypes_largest_share() -> None:
+    """Straight through: 1 at the cell with the prototype's largest share of it, 0 elsewhere."""
+    routing, tokens, positions = route()
+    out = routing(tokens, positions)
+    (grad,) = torch.autograd.grad(out.gate.sum(), out.assignment)
+    expected = torch.zeros_like(grad).scatter_(1, out.assignment.argmax(1, keepdim=True), 1.0)
+    torch.testing.assert_close(grad, expected)

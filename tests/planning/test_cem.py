@@ -262,3 +262,20 @@ def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
     assert together.iterations[0] != together.iterations[1]  # or this shows nothing
     thorough = solve(quadratic(target), torch.zeros(2, 3, 2), search, [0, 1], PlanConfig(), WIDE.expand(2))
     assert thorough.iterations == (30, 30)
+
+
+@pytest.mark.parametrize(("colour", "low", "high"), [(0.0, -0.1, 0.1), (2.0, 0.5, 1.0)])
+def test_candidates_have_the_colour_of_the_settings(colour: float, low: float, high: float) -> None:
+    """Correlation of one action with the next, over the candidates of the first iteration."""
+    seen: list[Tensor] = []
+
+    def score(actions: Tensor) -> Tensor:
+        seen.append(actions)
+        return actions.square().sum(-1)
+
+    plan = PlanConfig(noise_colour=colour, prior_candidates=0)
+    search = SearchSettings(candidates=600, iterations=1, horizon=8, elites=8)
+    solve(score, torch.zeros(1, 8, 2), search, [0], plan, torch.tensor([0.1]))
+    noise = torch.cat(seen, 1)[0, 1:]  # the first is the mean itself: N x H x A
+    correlation = float((noise[:, :-1] * noise[:, 1:]).mean() / noise.square().mean())
+    assert low < correlation < high

@@ -38,7 +38,7 @@ from sims.evaluation.policies import (
     local_planner,
     remote_planner,
 )
-from sims.evaluation.results import EvaluationResult, Rollout, as_text, to_json
+from sims.evaluation.results import EvaluationResult, MethodResult, Rollout, as_text, to_json
 from sims.evaluation.units import length
 from sims.reporting.report import Section, render_report
 from sims.tasks import fetch_reach
@@ -464,3 +464,25 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
         assert "UserError: cannot reach a planner at" in command("--url", url)[1]
     assert "UserError: unknown task 'x'" in command("--task", "x", "--url", url)[1]
     assert "is not a checkpoint" in command("--checkpoint", str(tmp_path))[1]
+
+
+def test_methods_are_compared_by_the_end_of_their_episodes(result: EvaluationResult) -> None:
+    """By hand: the first ends at the goal in two of four, the second in one; both were there in every one."""
+
+    def rollouts(ends: str) -> tuple[Rollout, ...]:
+        return tuple(
+            Rollout(i, i, (0.0,) * 3, ((False,), (True,), (c == "1",)), (), {}, ()) for i, c in enumerate(ends)
+        )
+
+    methods = (MethodResult("one", rollouts("1100")), MethodResult("other", rollouts("0100")))
+    found = replace(result, methods=methods).compare("one", "other", 0)
+    assert found.difference == pytest.approx(1 / 4)
+
+
+def test_a_goal_in_words_that_holds_at_the_start_is_drawn_again(
+    robot: fetch_reach.FetchReach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = next(i for i in range(20) if make_pair(TASK, robot, "dev", 1, i, "label").excluded == 0)
+    answers = iter([True, False])
+    monkeypatch.setattr("sims.evaluation.pairs.fulfils", lambda *_: next(answers))
+    assert make_pair(TASK, robot, "dev", 1, index, "label").excluded == 1

@@ -116,9 +116,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_save(toy_s
 
     store = EpisodeStore(toy_store)
     model = HNetVJEPA(toy.config(), describe_robot(store))
-    with pytest.raises(TrainingError, match="gradient is not finite at step 3"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite at step 3 of probe .*the batch: rank 0, episode"):
         train(Breaks(), model, store, tmp_path, progress=False)
-    assert json.loads((tmp_path / "resume" / "progress.json").read_text())["step"] == 2
+    assert [save.name for save in (tmp_path / "resume").iterdir()] == ["step-00000002"]
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
@@ -141,9 +141,9 @@ def test_the_sampler_visits_every_clip_once_an_epoch_and_ranks_share_a_batch(toy
     store = EpisodeStore(toy_store)
     sampler = ClipSampler(store, describe_robot(store).action, "train", 3, seed=1)
     assert len(sampler) == 18 * 10
-    seen = [sampler._clip_of(key) for key in range(len(sampler))]
+    seen = [sampler.clip_of(key) for key in range(len(sampler))]
     assert sorted(seen) == list(range(len(sampler)))
-    assert seen != [sampler._clip_of(key) for key in range(len(sampler), 2 * len(sampler))]
+    assert seen != [sampler.clip_of(key) for key in range(len(sampler), 2 * len(sampler))]
     whole = sampler.batch(5, 8)
     parts = [sampler.batch(5, 8, rank, 2) for rank in range(2)]
     torch.testing.assert_close(torch.cat([p.video for p in parts]), whole.video)

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from hnet_vjepa.data.batch import ClipSampler
@@ -115,3 +118,31 @@ def _robot():
 
     spec = toy.SPEC.model_copy(update={"mean": (0.0, 0.0), "std": (1.0, 1.0)})
     return Robot(camera=toy.CAMERA, action=spec, labels=toy.LABELS)
+
+
+def test_only_hidden_slots_are_predicted(toy_store: Path) -> None:
+    """A predictor that is right at hidden slots and wrong everywhere else has no error."""
+    model = HNetVJEPA(toy.config(), _robot())
+    batch = ClipSampler(EpisodeStore(toy_store), describe_robot(EpisodeStore(toy_store)).action, "train", 3, 0).batch(
+        0, 4
+    )
+    target = model.target(batch.video, across=True)
+    config = model.config.pretrain
+    hidden = hidden_slots(
+        batch.keys, model.config.seed, *target.mask.shape[1:], config.mask_ratio, config.future_probability
+    ).flatten(1)
+    goal = torch.nn.functional.layer_norm(target.flat()[0].float(), target.tokens.shape[-1:])
+    assert hidden.any() and not hidden.all()
+
+    class Answers(torch.nn.Module):
+        def __init__(self, right: torch.Tensor) -> None:
+            super().__init__()
+            self.answer = torch.where(right[..., None], goal, goal + 3.0)
+
+        def forward(self, *_: torch.Tensor) -> torch.Tensor:
+            return self.answer
+
+    model.predictor = Answers(hidden)  # type: ignore[assignment]
+    assert float(Pretrain().loss(model, batch)["energy"]) == pytest.approx(0, abs=1e-6)
+    model.predictor = Answers(~hidden)  # type: ignore[assignment]
+    assert float(Pretrain().loss(model, batch)["energy"]) == pytest.approx(2.5)  # smooth L1 of 3
