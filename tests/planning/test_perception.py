@@ -15,6 +15,7 @@ from tests import toy
 
 def test_state_and_mask_are_those_of_the_last_frame(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     perception = Perception(load_checkpoint(toy_run / "action").model, None)
+    monkeypatch.setattr(perception, "_cache", None)  # a state of its own frame alone
     states = torch.arange(4.0).reshape(4, 1, 1)
     masks, ood = torch.tensor([[True], [False], [False], [True]]), torch.tensor([True, False, False, True])
     monkeypatch.setattr(perception, "pictures", lambda frames: Seen(states, masks, ood))
