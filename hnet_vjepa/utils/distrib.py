@@ -52,7 +52,8 @@ def make_accelerator(parallelism: Parallelism, micro_batch: int, accumulate: int
     world, on_cpu = world_size(), not torch.cuda.is_available()
     AcceleratorState._reset_state(reset_partial_state=world == 1)  # an application may train twice, differently
     arguments: dict[str, Any] = {"cpu": on_cpu, "gradient_accumulation_steps": accumulate}
-    wanted = {DistributedType.NO} if world == 1 else {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
+    launched = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
+    wanted = {DistributedType.NO, *(launched if "WORLD_SIZE" in os.environ else ())} if world == 1 else launched
     if parallelism.deepspeed is not None:
         settings = completed(
             read_deepspeed_config(parallelism.deepspeed), micro_batch, accumulate, clip_norm, parallelism.deepspeed
