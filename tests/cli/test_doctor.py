@@ -11,7 +11,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import hnet_vjepa
 from cli import doctor
 
 app = typer.Typer()
@@ -110,23 +109,16 @@ def test_only_the_ray_caster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "libegl1" in finding.advice
 
 
-@pytest.mark.parametrize(("compiler", "status"), [(None, "note"), ("/usr/bin/g++", "ok")])
-def test_deepspeed_is_reported_as_unused(monkeypatch: pytest.MonkeyPatch, compiler: str | None, status: str) -> None:
+def test_deepspeed_is_reported_with_the_option_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That training with it compiles nothing is tested in tests/trainers/test_parity.py."""
     monkeypatch.setattr(doctor, "_run", lambda code, **environment: doctor.Trial("ok", ""))
     monkeypatch.setattr(doctor, "_version", lambda package: "0.19.8")
-    monkeypatch.setattr("shutil.which", lambda name: compiler)
     (finding,) = doctor._deepspeed()
-    assert finding.status == status
-    assert ("g++" in finding.found) == (compiler is None)
-    assert "does not use it" in finding.advice and "torchrun" in finding.advice
-
-
-def test_deepspeed_is_indeed_not_used_by_training() -> None:
-    """What the doctor says holds as long as no module of training imports DeepSpeed or accelerate's plugin for it."""
-    package = Path(hnet_vjepa.__file__).parent
-    naming = [file for file in package.rglob("*.py") if "import deepspeed" in file.read_text().lower()]
-    plugins = [file for file in package.rglob("*.py") if "DeepSpeedPlugin" in file.read_text()]
-    assert naming == plugins == []
+    assert finding.status == "ok" and "0.19.8" in finding.found
+    assert "--deepspeed deepspeed_zero2.json" in finding.advice
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    (finding,) = doctor._deepspeed()
+    assert finding.status == "note" and finding.found == "not installed"
 
 
 def test_a_program_that_hangs_or_crashes_does_not_end_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

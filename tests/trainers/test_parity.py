@@ -1,6 +1,7 @@
 """Started programs on one process, torchrun, DDP and ZeRO-2 train alike: the same losses, step by step.
 
-Every stage, with accumulation, clipping, EMA and recomputation; the programs are those that users start.
+Every stage, with accumulation, clipping, EMA and recomputation; the programs are those that users start, on a machine
+without a compiler.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ ENGINES = {
 
 def run(words: list[str], options: list[str], store: Path, config: Path, work_dir: Path) -> dict[str, list[float]]:
     """Train all phases with a command; the total loss of every step, by stage."""
+    compiled = work_dir.parent / f"{work_dir.name}.compiled"  # where torch and DeepSpeed would put what they compile
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"CXX": "/bin/false", "CC": "/bin/false", "TORCH_EXTENSIONS_DIR": str(compiled)}
     command = [*words, "--data", str(store), "--config", str(config), "--work-dir", str(work_dir), *options]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert not compiled.exists()
     losses = {}
     for stage in STAGES:
         lines = [json.loads(line) for line in (work_dir / f"{stage}.run" / "log.jsonl").read_text().splitlines()]
