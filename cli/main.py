@@ -47,7 +47,8 @@ def run() -> None:
         with stoppable():
             app()
     except UserError as error:
-        print(f"hnet: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # ranks of one machine fail alike: one line, not eight
+            print(f"hnet: {error}", file=sys.stderr)
         sys.exit(2)
 
 

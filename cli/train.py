@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.launch import Launch, start
-from hnet_vjepa.config import load_config, parse_yaml
+from hnet_vjepa.config import PHASES, load_config, parse_yaml
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.utils.deepspeed_config import read_deepspeed_config
 
 COLLECTED = Path("data/fetch-reach")  # where 'hnet data collect' writes to
 
@@ -55,7 +57,16 @@ def train(
     hnet train --data data/mine --nproc 8 --deepspeed deepspeed_zero2.json   # optimiser state and gradients sharded
     """
     launch = Launch(nproc, nnodes, rdzv_endpoint, max_restarts)
+    loaded = load_config(config, overrides(set_ or []))
+    if deepspeed is not None:
+        read_deepspeed_config(deepspeed)
+    if data == COLLECTED and not data.exists():
+        raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
     if launch.several:
+        # What is wrong is said here, in one line, and not by every rank and its launcher.
+        for name in (name.strip() for name in phases.split(",")):
+            if name in PHASES:
+                getattr(loaded, name).check_ranks(name, nproc * nnodes)
         words = ["--data", str(data), "--config", config, "--phases", phases, "--work-dir", str(work_dir)]
         words += [] if init_from is None else ["--init-from", str(init_from)]
         words += [] if deepspeed is None else ["--deepspeed", str(deepspeed)]
@@ -64,10 +75,9 @@ def train(
     from hnet_vjepa.utils.distrib import Parallelism
 
     chosen = parse_phases(phases)
-    loaded = load_config(config, overrides(set_ or []))
-    if data == COLLECTED and not data.exists():
-        raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
     last = run_pipeline(loaded, data, work_dir, chosen, init_from, parallelism=Parallelism(deepspeed))
+    if os.environ.get("RANK", "0") != "0":
+        return
     done = json.loads((work_dir / "pipeline.json").read_text())["phases"]
     for name in chosen:
         shown = ", ".join(f"{key} {value:.4g}" for key, value in headline(done[name]["metrics"]).items())

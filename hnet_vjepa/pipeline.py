@@ -7,8 +7,10 @@ This module is what an application embeds; ``hnet train`` calls it too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from hnet_vjepa.trainers.probe_train import Probe
 from hnet_vjepa.trainers.resume import drop_saves
 from hnet_vjepa.utils.distrib import Parallelism, process_group
 from hnet_vjepa.utils.files import write_json_atomic
+from hnet_vjepa.utils.lock import locked
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
 
 # Training a phase moves what these others were built on: they have to be trained again.
@@ -136,7 +139,8 @@ def run_pipeline(
     if path is not None:
         read_manifest(path)
     encoded = Encoded()
-    with process_group():
+    first_rank = os.environ.get("RANK", "0") == "0"
+    with locked(work_dir) if first_rank else contextlib.nullcontext(), process_group():
         for name in phases:
             path = _train_phase(name, config, store, work_dir, path, settings, progress, encoded, parallelism)
     assert path is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from hnet_vjepa.config.base import Fraction, Positive, Section, Weight, refuse
+from hnet_vjepa.errors import UserError
 
 THREE_FRAMES = "frames of a clip: two show the motion, the third what an action did"
 
@@ -24,6 +25,15 @@ class StageConfig(Section):
     accumulate: Positive = Field(default=1, description="parts that a batch is cut into, to save memory")
     save_every: Positive = Field(default=50, description="steps between two saves to resume from")
     log_every: Positive = Field(default=20, description="steps between two lines of the log")
+
+    def check_ranks(self, name: str, ranks: int) -> None:
+        """Raise UserError when the batch can not be shared out among ranks and accumulation steps."""
+        parts = ranks * self.accumulate
+        if self.batch_size % parts:
+            raise UserError(
+                f"{name}.batch_size = {self.batch_size} can not be shared out among {ranks} ranks "
+                f"and {self.accumulate} accumulation steps; it must be a multiple of {parts}"
+            )
 
 
 class PretrainConfig(StageConfig):

@@ -6,9 +6,14 @@ a run that was killed goes on exactly as it would have.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import os
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -27,6 +32,7 @@ from hnet_vjepa.trainers.optimisation import Optimisation, StageLoss
 from hnet_vjepa.trainers.phase import Phase, Prepares
 from hnet_vjepa.trainers.resume import Save, read_save, write_save
 from hnet_vjepa.utils.collectives import (
+    any_rank,
     broadcast_from_first,
     differing_ranks,
     gather_values,
@@ -74,12 +80,7 @@ def check_data(phase: Phase, config: Config, store: EpisodeStore) -> None:
         raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
     for split in ("train", "held_out"):
         ClipSampler(store, store.info.action, split, settings.clip_frames, config.seed)
-    ranks = world_size()
-    if settings.batch_size % (ranks * settings.accumulate):
-        raise UserError(
-            f"{phase.name}.batch_size = {settings.batch_size} can not be shared out among {ranks} ranks "
-            f"and {settings.accumulate} accumulation steps; it must be a multiple of {ranks * settings.accumulate}"
-        )
+    settings.check_ranks(phase.name, world_size())
 
 
 def train(
@@ -160,7 +161,11 @@ def train(
             write_save(folder, origin, Save(step, spent, model.state_dict(), state))
         accelerator.wait_for_everyone()
 
-    with progress_counter(phase.name, config.steps, "step", progress and main, first=first) as done:
+    stop = False
+    with (
+        progress_counter(phase.name, config.steps, "step", progress and main, first=first) as done,
+        termination() as asked_to_stop,
+    ):
         for step in range(first, config.steps):
             rate = learning_rate(step, config)
             optimisation.set_learning_rate(rate)
@@ -185,13 +190,40 @@ def train(
                         )
             if (step + 1) % VERIFY_EVERY == 0 or step + 1 == config.steps:
                 _verify(phase, model, step)
-            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            stop = any_rank(asked_to_stop(), model.device)
+            if stop or ((step + 1) % config.save_every == 0 and step + 1 < config.steps):
                 save(step + 1)
+            if stop:
+                say(f"{phase.name}: stopped after step {step}, which is saved")
+                break
+    if stop:
+        os.kill(os.getpid(), signal.SIGTERM)  # to whoever handles it outside
+        raise KeyboardInterrupt
     seconds += time.monotonic() - started
     model.eval().requires_grad_(False)
     optimisation.release()
     metrics = phase.evaluate(model, store)
     return Outcome(config.steps, seconds, metrics)
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Hold SIGTERM back in the block and say whether it has come, so that the step can be finished and saved."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
+        yield lambda: False
+        return
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def note(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        came.append(number)
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _step(
