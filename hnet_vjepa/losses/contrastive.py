@@ -1,4 +1,4 @@
-"""NT-Xent (Chen et al. 2020) between two modalities, with more than one right answer per row."""
+"""NT-Xent (Chen et al. 2020) between two modalities, with more than one positive per row."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 def nt_xent(x: Tensor, y: Tensor, temperature: float, positives: Tensor) -> Tensor:
     """Symmetric cross-entropy between unit vectors x (B x E) and y (B x E).
 
-    ``positives`` (B x B bool, its diagonal True) says which y are true of which x: several robots can be "at the
-    left", and none of them is a wrong answer. The target is uniform over the right answers::
+    ``positives`` (B x B bool, its diagonal True) says which y are true of which x: several clips can be "at
+    the left", and none of them is a negative. The target is uniform over the positives P_i::
 
         L = - mean_i mean_{j in P_i} log softmax_j(x_i . y_j / temperature),  and the same with x and y exchanged
     """

@@ -8,10 +8,10 @@ from hnet_vjepa.models.world_model import InverseDynamics
 
 
 def inverse_loss(inverse: InverseDynamics, states: Tensor, actions: Tensor) -> Tensor:
-    """Mean squared error of the actions that are read out of three states in a row (PLDM, eb_jepa).
+    """Mean squared error of the actions predicted from three consecutive states (PLDM, eb_jepa).
 
     States of clips B x T x S x d, normalised actions between them B x (T - 1) x A. The first frame has no past, so its
-    action is not asked for.
+    action is not predicted.
     """
     prev_state, now, after = (
         x.flatten(0, 1) for x in (states[:, :-2], states[:, 1:-1], states[:, 2:])

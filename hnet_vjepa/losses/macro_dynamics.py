@@ -1,4 +1,4 @@
-"""The loss of the coarse world model."""
+"""The loss of the macro dynamics."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hnet_vjepa.models.macro_dynamics import MacroDynamics
 
-PRIOR = 0.01  # weight of keeping the codes normally distributed, in relation to the mean squared error of a state
+PRIOR = 0.01  # weight of the KL divergence of the latent from N(0, 1), relative to a state's mean squared error
 
 
 def macro_dynamics_loss(
     macro_dynamics: MacroDynamics, state: Tensor, next_state: Tensor, keys: Sequence[int]
 ) -> Tensor:
-    """Negative evidence lower bound of the later state, weighted: squared error + 0.01 KL(code | N(0, 1)).
+    """Negative evidence lower bound of the later state, weighted: squared error + 0.01 KL(latent | N(0, 1)).
 
     States B x S x d, K steps apart. ``keys``: one per row; a row's noise depends on its own key alone.
     """

@@ -1,4 +1,4 @@
-"""The loss of the learnt proposal."""
+"""The loss of the policy prior."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hnet_vjepa.models.policy_prior import PolicyPrior
 
 
 def policy_prior_loss(policy_prior: PolicyPrior, states: Tensor, actions: Tensor, hindsight_goal: Tensor) -> Tensor:
-    """Negative log likelihood of what was done, given what was reached by it, each weighted by its own variance.
+    """Negative log likelihood of recorded actions given hindsight goals, weighted by the predicted variance.
 
     ``mean(sg(std^2) ((action - mean)^2 / (2 std^2) + log std))``: beta-NLL with beta 1 (Seitzer et al. 2022), sg stops
-    the gradient. The mean is then learnt as by least squares. By the likelihood alone a robot that rests, whose action
-    is certain, can count hundreds of times as much as one that has to find its way, which is when the mean matters.
+    the gradient. The mean is then learnt as by least squares. Under the plain likelihood a robot at rest, whose action
+    is certain, can weigh hundreds of times as much as one on its way to the goal, where the mean matters.
 
-    States of clips B x T x S x d, actions between them B x (T - 1) x A, what each clip's episode showed at its end or
-    later B x S x d. The first frame has no past, so its action is not asked for.
+    States of clips B x T x S x d; normalised actions between them B x (T - 1) x A; hindsight goals B x S x d, states of
+    each clip's episode at the clip's end or later. The first frame has no past, so its action is not predicted.
     """
     now = states[:, 1:-1]  # B x (T - 2) x S x d
     mean, log_std = policy_prior(now, states[:, :-2], actions[:, :-1], hindsight_goal[:, None].expand_as(now))

@@ -41,10 +41,10 @@ class StateEnergy:
         return cls(model.config.plan, model.world_model.temporal_distance, model.state_decoder)
 
     def features(self, goal: Tensor) -> GoalFeatures:
-        """Goal states ... x S x d -> what the energy needs of them."""
+        """The terms of the energy that depend on goal states ... x S x d alone."""
         embedded = self.temporal_distance.embed(goal) if self.plan.temporal_distance else None
         decoding = self.plan.decoded_state and self.state_decoder is not None
-        return GoalFeatures(embedded, self.state_decoder.read(goal) if decoding and self.state_decoder else None)
+        return GoalFeatures(embedded, self.state_decoder.decode(goal) if decoding and self.state_decoder else None)
 
     def __call__(
         self, states: Tensor, goal: Tensor, mask: Tensor, goal_mask: Tensor, features: GoalFeatures | None = None
@@ -62,6 +62,6 @@ class StateEnergy:
             apart = torch.linalg.vector_norm(self.temporal_distance.embed(states) - known.embedded, dim=-1)
             cost = cost + plan.temporal_distance * apart
         if known.decoded is not None and self.state_decoder is not None:
-            apart = torch.linalg.vector_norm(self.state_decoder.read(states) - known.decoded, dim=-1)
+            apart = torch.linalg.vector_norm(self.state_decoder.decode(states) - known.decoded, dim=-1)
             cost = cost + plan.decoded_state * apart
         return cost

@@ -8,7 +8,7 @@ from torch import Tensor
 
 FAR = 50.0  # steps at which pushing apart begins to fade
 SOFTNESS = 0.1
-TIGHTNESS = 100.0  # price of a neighbour's distance beyond one step, in relation to pushing apart
+TIGHTNESS = 100.0  # weight of a neighbour's distance beyond one step, relative to pushing apart
 
 
 def temporal_distance_loss(embedded: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Macro dynamics: the state several control steps ahead, given a latent of what is done in between."""
+"""Macro dynamics: the state several control steps ahead, given a macro latent of the motion in between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ LOG_STD = (-4.0, 1.0)  # of latents, whose prior has standard deviation 1
 class MacroDynamics(nn.Module):
     """A conditional variational autoencoder (Sohn et al. 2015) of the state K control steps later.
 
-    The macro latent describes what happens in between. Its prior is N(0, 1): samples of it are what recorded episodes
-    did from here, so a search over latents stays among feasible motions. A latent stands for K actions, so that few of
-    them lead far.
+    The macro latent describes the motion in between. Its prior is N(0, 1), and samples of it stand for motions that
+    recorded episodes contain, so a search over latents stays among feasible ones. One latent stands for K actions.
     """
 
     def __init__(self, state_dim: int, slots: int, latent_dim: int, width: int = 192) -> None:

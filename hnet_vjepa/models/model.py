@@ -1,4 +1,4 @@
-"""All modules of one world model, with what they must know of the robot and its camera."""
+"""All modules of one world model, and the robot and camera that they are made for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hnet_vjepa.specs import ActionSpec, CameraSpec
 
 
 class Robot(BaseModel):
-    """What a model is tied to: the camera it sees through, the actions it knows, the labels it was taught.
+    """The robot that a model is made for: camera, actions, labels.
 
-    ``states`` names the numbers that its recordings give besides, where they taught it something.
+    ``states`` names the recorded numbers that supervise the planning state; empty without state supervision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +37,7 @@ class Robot(BaseModel):
 class HNetVJEPA(nn.Module):
     """Backbone (the chunk encoder), its EMA target, and what each phase adds.
 
-    Planning state: S = M' slots of ``state_dim`` numbers, read out of the chunks of one control step.
+    Planning state: S = M' slots of ``state_dim`` numbers, a linear layer of the slots of one control step.
     """
 
     def __init__(self, config: Config, robot: Robot) -> None:
@@ -59,7 +59,7 @@ class HNetVJEPA(nn.Module):
     def states(self, video: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """Planning state of every frame: normalised video B x T x H x W x 3 -> B x T x S x d and mask B x T x S.
 
-        A frame's state depends on that frame and its past alone.
+        A frame's state depends only on that frame and earlier ones.
         """
         chunks = self.backbone(video, cache=cache)
         return self.world_model.readout(chunks.tokens).float(), chunks.mask
@@ -77,7 +77,7 @@ class HNetVJEPA(nn.Module):
         return self.states(frames)[0]
 
     def read(self, states: Tensor) -> Tensor:
-        """What the language and probe heads read at the last of T states: B x T x S x d -> B x S x 2d.
+        """The input of the language and probe heads at the last of T states: B x T x S x d -> B x S x 2d.
 
         A single state is taken to be at rest.
         """

@@ -26,7 +26,7 @@ def grid_positions(frames: int, height: int, width: int, device: torch.device | 
 
 def anchor_grid(rows: int, columns: int) -> Tensor:
     """Centres of a rows x columns grid over the picture: (rows*columns) x 2 as (y, x) in [-1, 1]."""
-    return grid_positions(1, rows, columns)[:, 1:].contiguous()  # AdamW's fused step walks through a weight's memory
+    return grid_positions(1, rows, columns)[:, 1:].contiguous()  # AdamW's fused step needs weights without gaps
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     On a CPU in fp32 whatever the precision around it, where gradients are wanted or heads are small: the bf16 backward
     pass is several times slower (torch 2.13), while bf16 pays in convolutions, linear layers and, forwards, wide heads.
     """
-    exact = q.dtype == torch.float32 and not torch.is_autocast_enabled(q.device.type)  # already what it shall be
+    exact = q.dtype == torch.float32 and not torch.is_autocast_enabled(q.device.type)  # nothing to convert
     if q.device.type == "cpu" and not exact and (torch.is_grad_enabled() or q.shape[-1] < 32):
         wide = torch.promote_types(q.dtype, torch.float32)
         mask = mask.to(wide) if mask is not None and mask.is_floating_point() else mask

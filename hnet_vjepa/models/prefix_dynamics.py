@@ -1,4 +1,4 @@
-"""Dynamics that imagine the states after each of several actions in one pass, every one from a prefix of them."""
+"""Dynamics that predict the states after each of several actions in one pass, each from a prefix of the actions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch.nn import functional
 class PrefixDynamics(nn.Module):
     """The state after h actions as the present state plus a change, which these h actions make together.
 
-    A layer that is masked by blocks tells row h of actions 1 to h; then all rows go through the same residual network
-    as one batch. (One pass over action prefixes is Fast-LeWM's idea; it has a transformer over them.) No imagined state
-    is fed back, so that errors do not feed on themselves; but what a step does is learnt anew for every h. ``span`` is
-    the largest h: longer sequences go on from the last imagined states.
+    A block-masked linear layer gives row h the actions 1 to h; then all rows go through the same residual network as
+    one batch. (One pass over action prefixes is the idea of Fast-LeWM, which uses a transformer.) Predicted states are
+    not fed back, so errors do not accumulate within a span; but the effect of a step is learnt separately for every h.
+    ``span`` is the largest h: longer sequences continue from the last predicted states.
     """
 
-    known: Tensor  # (span * width) x (span * A): 1 where a row may know of an action, else 0
+    known: Tensor  # (span * width) x (span * A): 1 where a row depends on an action, else 0
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int, span: int) -> None:
         super().__init__()
@@ -36,17 +36,17 @@ class PrefixDynamics(nn.Module):
 
     def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
         """One step: see Dynamics."""
-        return self.imagine(state, prev_state, prev_action, action[:, None])[:, 0]
+        return self.rollout(state, prev_state, prev_action, action[:, None])[:, 0]
 
-    def imagine(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
+    def rollout(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
         """The states after each of H actions: see rollout."""
-        imagined = []
+        predicted = []
         for part in actions.split(self.span, 1):
             states = self._span(state, prev_state, prev_action, part)
             past = torch.cat([state[:, None], states], 1)
             prev_state, state, prev_action = past[:, -2], past[:, -1], part[:, -1]
-            imagined.append(states)
-        return torch.cat(imagined, 1)
+            predicted.append(states)
+        return torch.cat(predicted, 1)
 
     def _span(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
         """The same for at most ``span`` actions, B x h x A."""

@@ -1,15 +1,15 @@
-"""What a recording says besides pictures, read off the planning state: it teaches, and an energy may count it."""
+"""State decoder: from the planning state to the recorded state, for state supervision and the goal's energy."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-LEAST_STD = 1e-6  # deviation of a recorded number below which it is a constant, and teaches nothing
+LEAST_STD = 1e-6  # standard deviation below which a recorded number counts as a constant and is left out
 
 
 class StateDecoder(nn.Module):
-    """A linear map from S slots of d numbers to N recorded numbers, each as shares of its deviation."""
+    """A linear map from S slots of d numbers to N recorded numbers, each in units of its standard deviation."""
 
     mean: Tensor
     scale: Tensor
@@ -18,21 +18,21 @@ class StateDecoder(nn.Module):
         super().__init__()
         self.linear = nn.Linear(slots * state_dim, recorded)
         self.register_buffer("mean", torch.zeros(recorded))
-        self.register_buffer("scale", torch.ones(recorded))  # one over the deviation; 0 for a constant
+        self.register_buffer("scale", torch.ones(recorded))  # one over the standard deviation; 0 for a constant
 
     @torch.no_grad()
     def fit(self, recorded: Tensor) -> None:
-        """Learn the scale of every recorded number from M x N of them."""
+        """Fit mean and scale of the recorded numbers from M x N of them."""
         std = recorded.std(0, correction=0)
         self.mean.copy_(recorded.mean(0))
         self.scale.copy_(torch.where(std > LEAST_STD, 1 / std.clamp(min=LEAST_STD), 0))
 
     def error(self, states: Tensor, recorded: Tensor) -> Tensor:
         """Mean squared error: planning states ... x S x d, recorded numbers ... x N in their own units."""
-        wanted = (recorded - self.mean) * self.scale
-        return (self.read(states) - wanted).square().mean()
+        target = (recorded - self.mean) * self.scale
+        return (self.decode(states) - target).square().mean()
 
-    def read(self, states: Tensor) -> Tensor:
-        """The recorded numbers as shares of their deviations, constants as 0: ... x S x d -> ... x N."""
+    def decode(self, states: Tensor) -> Tensor:
+        """Recorded numbers in standard deviations from the mean, constants as 0: ... x S x d -> ... x N."""
         found: Tensor = self.linear(states.flatten(-2)) * (self.scale > 0)
         return found.float()

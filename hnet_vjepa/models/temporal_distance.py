@@ -1,4 +1,4 @@
-"""How many steps lie between two planning states: a metric that is learnt from which states follow each other."""
+"""Temporal distance: the learnt number of control steps between two planning states."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RIDGE = 0.05  # see Whitening: folded arms differ in what has a deviation of 0.1
 class TemporalDistance(nn.Module):
     """d(x, y) = |phi(x) - phi(y)|, in control steps.
 
-    A picture's latent distance says how different two places look; a robot in a maze needs to know how far apart they
-    are. ``phi`` is trained (losses.temporal) to push all states apart as far as it can while states that follow each
-    other stay within one step, which leaves the shortest way between them (Wang et al. 2023, quasimetric RL, with a
-    Euclidean embedding in place of a quasimetric: what a robot can do it is taken to be able to undo).
+    The latent distance measures how different two pictures look, not how many steps lie between them. ``phi`` is
+    trained (losses.temporal) to push all states apart while consecutive states stay within one step, which approximates
+    the shortest path in the data (Wang et al. 2023, quasimetric RL, with a Euclidean embedding in place of a
+    quasimetric, so every path counts as long back as forth).
 
-    ``phi`` sees states whitened, with ``whitening`` fitted to them first: places may be far apart in time that differ
-    in little.
+    Input states are whitened (``whitening`` is fitted before training), since states that differ little may be many
+    steps apart.
     """
 
     def __init__(self, state_dim: int, slots: int, width: int = 256, embedding: int = 32) -> None:
@@ -39,11 +39,11 @@ class TemporalDistance(nn.Module):
         return embedded
 
     def fold(self) -> None:
-        """Make the whitening part of the first layer: the same distances, at less cost, and no learning any more."""
+        """Fold the whitening into the first layer: equal distances at less cost; training is over then."""
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
         self.whitening.fold(first)
 
     def forward(self, state: Tensor, other: Tensor) -> Tensor:
-        """Steps between states ... x S x d and ... x S x d: ... ."""
+        """Control steps between states ... x S x d and ... x S x d: ... ."""
         return torch.linalg.vector_norm(self.embed(state) - self.embed(other), dim=-1)

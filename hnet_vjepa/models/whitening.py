@@ -1,4 +1,4 @@
-"""Whitening: what varies little in a state made as large as what varies most."""
+"""Whitening of planning states: every direction gets about unit variance."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 class Whitening(nn.Module):
     """``L^-1 (x - mean)`` with ``L L^T = covariance + ridge^2 I`` (Cholesky whitening; Kessy et al. 2018).
 
-    Of the 288 directions of a planning state three can hold nine tenths of the variance, and what lies in the others a
-    network learns late or never: that an arm is folded to the other side. Before ``fit`` x stays as it is.
+    Three of the 288 directions of a planning state can hold nine tenths of the variance; networks then learn slowly or
+    not at all what the others encode, for instance to which side an arm is folded. Before ``fit`` it is the identity.
 
-    ``ridge``: deviation below which a direction is noise; a number of a planning state has about 1.
+    ``ridge``: standard deviation below which a direction counts as noise; a number of a planning state has about 1.
     """
 
     mean: Tensor
@@ -49,7 +49,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fold(self, layer: nn.Linear, places: int = 1, motions: Sequence[int] = ()) -> None:
-        """Make this part of the ``layer`` that follows, and leave nothing to do here.
+        """Fold the whitening into the ``layer`` that follows; afterwards this module is the identity.
 
         The layer's first inputs are ``places`` whitened states, of which those numbered in ``motions`` are differences
         of two, which have no mean; whatever comes after them is left as it is.

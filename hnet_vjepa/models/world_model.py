@@ -16,8 +16,8 @@ from hnet_vjepa.models.transformer import Attention, Block
 class CrossAttentionFuser(nn.Module):
     """Fuse actions into chunk slots: every slot attends to one token per action dimension.
 
-    With one token for the whole action attention would have nothing to choose from; one per dimension lets a slot
-    take what moves it.
+    Attention over a single token would be constant; with one token per dimension a slot can attend to the dimensions
+    that move it.
     """
 
     def __init__(self, width: int, heads: int, action_dim: int) -> None:
@@ -36,9 +36,9 @@ class CrossAttentionFuser(nn.Module):
 class Dynamics(nn.Module):
     """One step: the planning state after an action, as the present state plus a change.
 
-    It sees the state before too, and the action that led from there to here: a pushed ball or a swinging arm goes on,
-    and one picture does not say how fast. Two pictures say how fast it went on average; how fast it goes now depends
-    also on how it was driven in between (of a mass that force a_t moves, x_t+1 = 2 x_t - x_t-1 + (a_t-1 + a_t) / 2).
+    Further inputs are the previous state and the previous action: the velocity is not visible in one picture, and two
+    pictures determine the mean velocity between them; the present one also depends on the force in between (of a mass
+    moved by a force a_t, x_t+1 = 2 x_t - x_t-1 + (a_t-1 + a_t) / 2).
     """
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int, depth: int, heads: int) -> None:
@@ -53,7 +53,7 @@ class Dynamics(nn.Module):
         nn.init.zeros_(self.change.bias)
 
     def forward(self, state: Tensor, prev_state: Tensor, prev_action: Tensor, action: Tensor) -> Tensor:
-        """State, the one a step before it (B x S x d), the action between them and the next (B x A) -> B x S x d.
+        """State and previous state (B x S x d), the action between them and the next (B x A) -> B x S x d.
 
         Actions are normalised.
         """
@@ -67,7 +67,7 @@ class Dynamics(nn.Module):
 class FlatDynamics(nn.Module):
     """One step as Dynamics makes it, by a residual network on all slots at once.
 
-    Slots stay in their places, so a matrix for all of them can do what attention between them does, in a fifth of the
+    Slots have a fixed order, so one matrix over all of them can replace attention between them, with a fifth of the
     operations.
     """
 
@@ -93,9 +93,9 @@ class FlatDynamics(nn.Module):
 
 
 class InverseDynamics(nn.Module):
-    """Which action led from one state to the next: keeps what the robot controls in the representation (PLDM, eb_jepa).
+    """Predicts the action between two states; the representation then retains what the robot controls (PLDM, eb_jepa).
 
-    It sees the state before them too: a force shows only in how the motion changes.
+    The previous state is an input too: a force is visible only as a change of velocity.
     """
 
     def __init__(self, state_dim: int, slots: int, action_dim: int, width: int) -> None:
@@ -109,7 +109,7 @@ class InverseDynamics(nn.Module):
         )
 
     def forward(self, prev_state: Tensor, state: Tensor, next_state: Tensor) -> Tensor:
-        """Three states in a row, each ... x S x d -> the normalised action between the last two ... x A."""
+        """Three consecutive states, each ... x S x d -> the normalised action between the last two ... x A."""
         seen = torch.cat([x.flatten(-2) for x in (state, state - prev_state, next_state - state)], -1)
         action: Tensor = self.mlp(seen)
         return action
@@ -118,7 +118,7 @@ class InverseDynamics(nn.Module):
 class WorldModel(nn.Module):
     """Planning state and dynamics. S slots of d numbers each; ``action_dim`` counts the active dimensions.
 
-    ``trained_steps``: the longest rollout that training shows.
+    ``trained_steps``: actions of the longest rollout in training.
     """
 
     def __init__(self, dim: int, slots: int, action_dim: int, config: WorldModelConfig, trained_steps: int) -> None:
@@ -133,7 +133,7 @@ class WorldModel(nn.Module):
         )
 
     def fold(self) -> None:
-        """Make every whitening part of the layer that follows it: the same numbers for less, and no learning more."""
+        """Fold every whitening into the layer that follows it: equal outputs at less cost; training is over then."""
         self.temporal_distance.fold()
         self.policy_prior.fold()
 
@@ -148,22 +148,21 @@ def _dynamics(slots: int, action_dim: int, config: WorldModelConfig, trained_ste
 
 
 def with_motion(state: Tensor, prev_state: Tensor) -> Tensor:
-    """Where the robot is, and how it has just moved: what the dynamics and the heads for words and labels read.
+    """State and motion: the input of the dynamics and of the heads for words and labels.
 
-    A state and the one a step before it (... x S x d) -> ... x S x 2d. The planning state itself need not carry the
-    motion: for a goal picture only the place counts.
+    A state and the one a step before it (... x S x d) -> ... x S x 2d. The planning state itself need not encode
+    the motion: a goal picture shows none.
     """
     return torch.cat([state, state - prev_state], -1)
 
 
 def rollout(dynamics: Step, state: Tensor, prev_state: Tensor, prev_action: Tensor, actions: Tensor) -> Tensor:
-    """Imagine: the states after each of H actions. The only rollout there is; training and planning call it.
+    """The predicted states after each of H actions. Training and planning use this one function.
 
-    State and the one before it B x S x d, the action between them B x A, normalised actions B x H x A
-    -> B x H x S x d.
+    State and previous state B x S x d, the action between them B x A, normalised actions B x H x A -> B x H x S x d.
     """
     if isinstance(dynamics, PrefixDynamics):  # sees all actions at once
-        return dynamics.imagine(state, prev_state, prev_action, actions)
+        return dynamics.rollout(state, prev_state, prev_action, actions)
     states = []
     for action in actions.unbind(1):
         state, prev_state, prev_action = dynamics(state, prev_state, prev_action, action), state, action

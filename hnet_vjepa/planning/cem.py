@@ -28,7 +28,7 @@ SamplePrior = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences sampled from the policy prior, B x P x H x A."""
 
 
-PIECES = (16, 64)  # fewest and most candidates that are scored between two looks at the clock
+PIECES = (16, 64)  # fewest and most candidates that are scored between two checks of the deadline
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SearchProblem:
 
     Attributes:
         score: what is minimised.
-        start: B x H x A, the first mean (the previous plan moved on by one step, or holding still).
+        start: B x H x A, the first mean (the previous plan shifted by one action, or holding still).
         std: B, standard deviation of the first iteration.
         seeds: one per query; a query's noise depends on its own seed alone.
         settings: candidates, iterations and elites.

@@ -17,7 +17,7 @@ from hnet_vjepa.planning.goals.base import Objective
 from hnet_vjepa.planning.goals.label import label_logits
 from hnet_vjepa.planning.interface import Cost
 
-LONGEST_STEP = 1.5  # control steps that one action may seem to take; the temporal distance learns 1 between frames
+LONGEST_STEP = 1.5  # largest temporal distance of one imagined step without a cost; consecutive frames have about 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ImaginedRollout:
 class Term(Protocol):
     """One of the terms of a plan's cost."""
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """Costs B x N x H, of which the sum over the steps counts."""
         ...
 
@@ -52,10 +52,10 @@ class GoalTerm:
 
     objective: Objective
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        states, prev_state = (x.flatten(1, 2) for x in (imagined.states, imagined.prev_state))
-        return self.objective(states, prev_state).unflatten(1, imagined.actions.shape[1:3])
+        states, prev_state = (x.flatten(1, 2) for x in (rollout.states, rollout.prev_state))
+        return self.objective(states, prev_state).unflatten(1, rollout.actions.shape[1:3])
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class ClosestTerm:
 
     goal: GoalTerm
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        energies = self.goal(imagined)
-        closest = energies.argmin(-1, keepdim=True)  # NaN is taken for the smallest, and stays
+        energies = self.goal(rollout)
+        closest = energies.argmin(-1, keepdim=True)  # argmin returns a NaN where there is one, so it is not lost
         return torch.zeros_like(energies).scatter(-1, closest, energies.gather(-1, closest))
 
 
@@ -75,16 +75,16 @@ class ClosestTerm:
 class StepWeightedTerm:
     """The energy of every state, weighted by ``(h / H)^exponent`` after h of H actions.
 
-    With exponent 0 all states count the same, and a plan that must first go around something pays for its beginning;
-    with a large one the last state alone counts, and nothing asks to reach the goal soon.
+    With exponent 0 all states count the same, so that a detour at the beginning is costly; with a large one only the
+    last state counts, so that arriving early has no advantage.
     """
 
     goal: GoalTerm
     exponent: float
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        return step_weights(imagined.actions.shape[2], self.exponent) * self.goal(imagined)
+        return step_weights(rollout.actions.shape[2], self.exponent) * self.goal(rollout)
 
 
 def step_weights(horizon: int, exponent: float) -> Tensor:
@@ -99,18 +99,18 @@ class ControlTerm:
     weight: float
     hold: Tensor  # B x A in -1..1, the action that changes nothing
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        return self.weight * (imagined.actions - self.hold[:, None, None]).square().sum(-1)
+        return self.weight * (rollout.actions - self.hold[:, None, None]).square().sum(-1)
 
 
 @dataclass(frozen=True)
 class BehaviourPriorTerm:
-    """Distance of actions from what recorded episodes did there on the way to such a goal.
+    """Deviation of actions from the policy prior.
 
     ``weight / A sum_a ((u_a - mean_a) / std_a)^2`` with the policy prior's mean and standard deviation at every
     imagined state: up to a constant, the negative log likelihood of the action (planning as inference with a learnt
-    prior). It helps where the energy does not show that an object must be moved first.
+    prior). It helps where the energy does not reflect that an object must be moved first.
     """
 
     weight: float
@@ -121,10 +121,10 @@ class BehaviourPriorTerm:
     prev_action: Tensor  # B x A, between the two, the model's units
     goal: Tensor  # B x S x d
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        here, earlier = imagined.starts(self.state, self.prev_state)
-        actions = self.to_model(imagined.actions)  # B x N x H x A
+        here, earlier = rollout.starts(self.state, self.prev_state)
+        actions = self.to_model(rollout.actions)  # B x N x H x A
         last = torch.cat([self.prev_action[:, None, None].expand_as(actions[:, :, :1]), actions[:, :, :-1]], 2)
         mean, log_std = self.policy_prior(here, earlier, last, self.goal[:, None, None].expand_as(here))
         return self.weight * ((actions - mean) * (-log_std).exp()).square().mean(-1)
@@ -132,20 +132,20 @@ class BehaviourPriorTerm:
 
 @dataclass(frozen=True)
 class TemporalConsistencyTerm:
-    """Cost of imagined steps that are longer than one action can be.
+    """Cost of imagined steps that the temporal distance says take longer than one action.
 
     ``weight sum_{j <= h} max(0, d(s_j-1, s_j) - 1.5)`` with the temporal distance d: from the first such step on, every
-    step costs. Where two states look alike that are far apart in time, the dynamics may take one for the other, and a
-    search exploits it.
+    step costs. Where states that are many steps apart look alike, the dynamics may confuse them, and a search exploits
+    that.
     """
 
     weight: float
     embed: Callable[[Tensor], Tensor]  # states ... x S x d to ... x E, where distances are control steps
     state: Tensor  # B x S x d, now
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        there = self.embed(imagined.states)  # B x N x H x E
+        there = self.embed(rollout.states)  # B x N x H x E
         now = self.embed(self.state)[:, None, None].expand_as(there[:, :, :1])
         steps = torch.linalg.vector_norm(there - torch.cat([now, there[:, :, :-1]], 2), dim=-1)  # B x N x H
         return self.weight * F.relu(steps - LONGEST_STEP).cumsum(-1)
@@ -167,11 +167,11 @@ class AvoidTerm:
         places = torch.tensor([[float(label in place) for label in labels] for place in cost.avoid])
         return cls(cost.avoid_weight, probe, places)
 
-    def __call__(self, imagined: ImaginedRollout) -> Tensor:
+    def __call__(self, rollout: ImaginedRollout) -> Tensor:
         """See Term."""
-        states, prev_state = (x.flatten(1, 2) for x in (imagined.states, imagined.prev_state))
-        probability = self.inside(states, prev_state).sum(-1)  # a state in two such places is twice as bad
-        return self.weight * probability.unflatten(1, imagined.actions.shape[1:3])
+        states, prev_state = (x.flatten(1, 2) for x in (rollout.states, rollout.prev_state))
+        probability = self.inside(states, prev_state).sum(-1)  # a state in two such places costs twice
+        return self.weight * probability.unflatten(1, rollout.actions.shape[1:3])
 
     def inside(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """Probability of each place in states B x N x S x d: B x N x P. Labels are taken to be independent."""
@@ -185,7 +185,7 @@ def goal_term(goal: GoalTerm, cost: Cost, exponent: float) -> Term:
     return StepWeightedTerm(goal, exponent) if exponent else goal
 
 
-def total(terms: Sequence[Term], imagined: ImaginedRollout) -> Tensor:
+def total(terms: Sequence[Term], rollout: ImaginedRollout) -> Tensor:
     """The sum of the terms, B x N x H."""
-    first, *others = (term(imagined) for term in terms)
+    first, *others = (term(rollout) for term in terms)
     return sum(others, first)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hnet_vjepa.models.hnet.encoder import Cache
 
-CACHED_STREAMS = 256
+CACHED_SEQUENCES = 256
 
 Frames = NDArray[np.uint8]  # T x H x W x 3
 Encode = Callable[[Frames, Cache], tuple[Tensor, ...]]
@@ -26,20 +26,20 @@ Encode = Callable[[Frames, Cache], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class _Stream:
+class _Running:
     cache: Cache  # of one row
     last: tuple[Tensor, ...]  # encoding of its last frame, each 1 x ...
 
 
 class EncoderCache:
-    """Cached states of the most recent streams of frames (least recently used are dropped).
+    """Cached encoder states of the most recent frame sequences (least recently used are dropped).
 
     ``history``: number of frames before a frame that its encoding depends on.
     """
 
     def __init__(self, encode: Encode, history: int) -> None:
         self._encode, self._history = encode, history
-        self._known: OrderedDict[bytes, _Stream] = OrderedDict()
+        self._known: OrderedDict[bytes, _Running] = OrderedDict()
 
     def last_two(self, clips: Sequence[Frames]) -> tuple[Tensor, ...]:
         """Encodings of the last two frames of B equally long clips T x H x W x 3: each B x 2 x ...
@@ -52,13 +52,13 @@ class EncoderCache:
         found = [self._known.get(key) if len(clip) > 1 else None for key, clip in zip(keys, clips, strict=True)]
         made: dict[int, tuple[Tensor, ...]] = {}
         for running in (True, False):
-            rows = [i for i, stream in enumerate(found) if (stream is not None) == running]
+            rows = [i for i, past in enumerate(found) if (past is not None) == running]
             if rows:
-                pasts = [stream for i in rows if (stream := found[i]) is not None]
+                pasts = [past for i in rows if (past := found[i]) is not None]
                 made.update(zip(rows, self._encode_new([clips[i] for i in rows], pasts), strict=True))
         return tuple(torch.cat(parts) for parts in zip(*(made[i] for i in range(len(clips))), strict=True))
 
-    def _encode_new(self, clips: list[Frames], pasts: list[_Stream]) -> list[tuple[Tensor, ...]]:
+    def _encode_new(self, clips: list[Frames], pasts: list[_Running]) -> list[tuple[Tensor, ...]]:
         """Encode whole clips, or only their last frames where their ``pasts`` are given: each 1 x 2 x ..."""
         cache: Cache = {}
         if pasts:
@@ -70,14 +70,14 @@ class EncoderCache:
             before = pasts[row].last if pasts else tuple(x[:, max(0, x.shape[1] - 2)] for x in here)
             last = tuple(x[:, -1] for x in here)
             made.append(tuple(torch.stack(pair, 1) for pair in zip(before, last, strict=True)))
-            self._store(clip, _Stream({key: x[row : row + 1].clone() for key, x in cache.items()}, last))
+            self._store(clip, _Running({key: x[row : row + 1].clone() for key, x in cache.items()}, last))
         return made
 
-    def _store(self, clip: Frames, stream: _Stream) -> None:
+    def _store(self, clip: Frames, running: _Running) -> None:
         key = self._key(clip)
-        self._known[key] = stream
+        self._known[key] = running
         self._known.move_to_end(key)
-        while len(self._known) > CACHED_STREAMS:
+        while len(self._known) > CACHED_SEQUENCES:
             self._known.popitem(last=False)
 
     def _key(self, clip: Frames) -> bytes:

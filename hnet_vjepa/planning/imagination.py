@@ -1,4 +1,4 @@
-"""What the world model imagines: rollouts of candidate actions, and candidates from the policy prior."""
+"""Rollouts of candidate actions with the dynamics, and candidates sampled from the policy prior."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Imagination:
         state, prev_state, prev_action = (
             x.repeat_interleave(candidates, 0) for x in (now.state, now.prev_state, now.prev_action)
         )
-        [imagined] = self._rolled_out(state, prev_state, prev_action, self._actions.to_model(actions.flatten(0, 1)))
-        earlier = torch.cat([state[:, None], imagined[:, :-1]], 1)  # (B*N) x H x S x d
-        states, prev_states = (x.unflatten(0, (batch, candidates)) for x in (imagined, earlier))
+        [after] = self._rolled_out(state, prev_state, prev_action, self._actions.to_model(actions.flatten(0, 1)))
+        earlier = torch.cat([state[:, None], after[:, :-1]], 1)  # (B*N) x H x S x d
+        states, prev_states = (x.unflatten(0, (batch, candidates)) for x in (after, earlier))
         return ImaginedRollout(states, prev_states, actions)
 
     def prior_sampler(self, now: Present, goal: Tensor) -> SamplePrior:

@@ -22,7 +22,7 @@ BATCH = 64  # frames, or clips, that are encoded at once
 
 @dataclass(frozen=True)
 class StateBatch:
-    """N planning states, encoded or imagined, each with the previous state and the action between the two."""
+    """N planning states, encoded or predicted, each with the previous state and the action between the two."""
 
     states: Tensor  # N x S x d
     prev_state: Tensor  # N x S x d
@@ -86,11 +86,11 @@ class Inspector:
 
     @torch.inference_mode()
     def rollout(self, start: StateBatch, actions: NDArray[np.float32]) -> list[StateBatch]:
-        """Roll the dynamics out from N states: actions N x H x dim in robot units -> H batches of N imagined states."""
+        """Rollout from N states: actions N x H x dim in robot units -> H batches of N predicted states."""
         normal = torch.from_numpy(normalise_actions(actions, self._spec))
-        imagined = rollout(self._model.world_model.dynamics, start.states, start.prev_state, start.prev_action, normal)
-        previous = torch.cat([start.states[:, None], imagined[:, :-1]], 1)
-        return [StateBatch(imagined[:, h], previous[:, h], normal[:, h], start.masks) for h in range(imagined.shape[1])]
+        states = rollout(self._model.world_model.dynamics, start.states, start.prev_state, start.prev_action, normal)
+        previous = torch.cat([start.states[:, None], states[:, :-1]], 1)
+        return [StateBatch(states[:, h], previous[:, h], normal[:, h], start.masks) for h in range(states.shape[1])]
 
     @torch.inference_mode()
     def energy(self, batch: StateBatch, goal: StateBatch) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ Picture = Literal["frames", "goal"]
 
 @dataclass(frozen=True)
 class Goal:
-    """Where a plan shall lead. Every kind of goal (planning.goals) is a subclass."""
+    """What a plan is to reach. Every kind of goal (planning.goals) is a subclass."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PlanResult:
     iterations: int  # of the search; 0 when the goal is reached
     state: NDArray[np.float32]  # S x d, the planning state now
     timing_ms: dict[str, float] = field(default_factory=dict)  # encode, plan
-    warnings: tuple[str, ...] = ()  # reasons why the plan may not be what was meant
+    warnings: tuple[str, ...] = ()  # reasons to doubt the plan, one sentence each
     success: float | None = None  # probability of being at the goal when the plan ends; None where not calibrated
     ood: tuple[Picture, ...] | None = None  # out-of-distribution pictures; None where that is not known
     avoid_probability: NDArray[np.float32] | None = None  # H, of being in a place to avoid; None: none was named

@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Present:
-    """Where B robots are, and how they moved there."""
+    """The present states of B robots, with the previous states and the actions in between."""
 
     state: Tensor  # B x S x d
     prev_state: Tensor  # B x S x d, one control step before
@@ -49,7 +49,7 @@ class Present:
 
 
 class Perception:
-    """The encoder of one checkpoint. Pictures, regions and running streams are encoded once."""
+    """The encoder of one checkpoint. Encodings of pictures, regions and running cameras are cached."""
 
     def __init__(self, model: HNetVJEPA, detector: OODDetector | None) -> None:
         self._model, self._detector = model, detector
@@ -61,7 +61,7 @@ class Perception:
 
     @property
     def detects_ood(self) -> bool:
-        """Whether the checkpoint can tell pictures that are out of distribution."""
+        """Whether the checkpoint has an out-of-distribution detector."""
         return self._detector is not None
 
     def compile(self) -> None:
@@ -70,7 +70,7 @@ class Perception:
         self._encoded = jit_trace(self._encode, [((1, 1, camera.height, camera.width, 3),)])
 
     def present(self, clips: Sequence[NDArray[np.uint8]], prev_action: Tensor) -> Present:
-        """Where robots are, from B equally long clips (T x H x W x 3). A single frame is taken to be at rest."""
+        """The present states, from B equally long clips (T x H x W x 3). A single frame is taken to be at rest."""
         if self._cache is None:  # a state depends on its own frame alone
             seen = self.pictures([frame for clip in clips for frame in clip[-2:]])
             states, masks, ood = (x.unflatten(0, (len(clips), -1)) for x in (seen.states, seen.masks, seen.ood))
@@ -107,7 +107,7 @@ class Perception:
     def _see(self, clips: NDArray[np.uint8], cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """States, masks and out-of-distribution flags (B x T) of clips B x T x H x W x 3.
 
-        ``cache``: of running streams, whose next frames the clips are.
+        ``cache``: the encoder's past of running cameras, whose next frames the clips are.
         """
         video = normalise_frames(clips)
         states, masks, cells = self._encoded(video) if cache is None else self._encode(video, cache)

@@ -1,4 +1,4 @@
-"""The planner: frames and a goal in, the best action sequence out. The way of a query, from top to bottom."""
+"""The planner: frames and a goal in, the best action sequence out. A query passes from top to bottom."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Plan:
     actions: Tensor  # H x A, in -1..1
     energies: Tensor  # H, of the goal
     iterations: int
-    inside: Tensor | None = None  # H, the probability of being where the robot must not be; None without such places
+    inside: Tensor | None = None  # H, probability of being in a place to be avoided; None without such places
 
 
 class WorldModelPlanner:
@@ -82,7 +82,7 @@ class WorldModelPlanner:
         return self._card
 
     def compile(self) -> None:
-        """Trace what a plan for one query with the usual settings computes most (half a second); fixes the weights."""
+        """Compile what a plan for one query with the usual settings needs (half a second); freezes the weights."""
         self._model.requires_grad_(False)
         self._model.world_model.fold()
         self.perception.compile()
@@ -138,7 +138,7 @@ class WorldModelPlanner:
         return self.perception.present([q.frames[-frames:] for q in queries], prev_action)
 
     def _objective(self, goals: Sequence[Goal], mask: Tensor) -> Objective:
-        """What goals of one group cost; ``mask`` B x S of the present states.
+        """The objective of goals of one group; ``mask`` B x S of the present states.
 
         Goals without a state get one from the goal bank, where the checkpoint has one.
         """
@@ -177,7 +177,7 @@ class WorldModelPlanner:
     def _search(
         self, queries: list[PlanQuery], now: Present, objective: Objective, search: SearchSettings
     ) -> list[_Plan]:
-        """Search for the actions of least cost towards the goal, or a sub-goal on the way to a far one."""
+        """Search for the actions of least cost towards the goal, or towards a subgoal on the way to a distant one."""
         cost, plan = queries[0].cost, self._plan_config
         target, avoid = self._search_objective(queries, now, objective, search), self._avoid(cost)
         terms: list[Term] = [goal_term(GoalTerm(target), cost, plan.step_weight_exponent)]
@@ -198,9 +198,9 @@ class WorldModelPlanner:
     def _search_objective(
         self, queries: list[PlanQuery], now: Present, objective: Objective, search: SearchSettings
     ) -> Objective:
-        """What the search goes for: a sub-goal where the goal is far and no temporal distance leads to it.
+        """The objective of the search: a subgoal where the goal is distant and its energy has no temporal distance.
 
-        Sub-goals are searched in at most half of the time that is left.
+        Subgoals are searched in at most half of the time that is left.
         """
         world, plan = self._model.world_model, self._plan_config
         guided = isinstance(objective, StateObjective) and plan.temporal_distance
@@ -209,13 +209,13 @@ class WorldModelPlanner:
         deadline, time_now = _first_deadline(queries), time.monotonic()
         half = None if deadline is None else time_now + (deadline - time_now) / 2
         way = plan_macro_states(world.macro_dynamics, now.state, objective, plan, [q.seed for q in queries], half)
-        far = world.temporal_distance(now.state, way[:, -1]) > search.horizon  # B
+        distant = world.temporal_distance(now.state, way[:, -1]) > search.horizon  # B
         near = self._context(now.mask).reached_energy
         subgoal = StateObjective(way[:, 0], now.mask, now.mask, StateEnergy.of(self._model), near)
-        return with_subgoals(far, subgoal, objective)
+        return with_subgoals(distant, subgoal, objective)
 
     def _prior_terms(self, now: Present, objective: Objective) -> list[Term]:
-        """Terms that keep plans to what recorded episodes did, where they have a weight and the goal has a state."""
+        """Terms that keep plans near recorded behaviour, where they have a weight and the goal has a state."""
         plan, world, terms = self._plan_config, self._model.world_model, list[Term]()
         if plan.behaviour_prior and objective.goal_states is not None:
             past = now.state, now.prev_state, now.prev_action
@@ -249,11 +249,11 @@ class WorldModelPlanner:
         self, actions: Tensor, iterations: Sequence[int], now: Present, goal: GoalTerm, avoid: AvoidTerm | None
     ) -> list[_Plan]:
         """Energies of the goal, and probabilities of places to avoid, along plans B x H x A."""
-        imagined = self._imagination.rollout(now, actions[:, None])
+        rollout = self._imagination.rollout(now, actions[:, None])
         inside: list[Tensor | None] = [None] * len(actions)
         if avoid is not None:
-            inside = list(avoid.inside(imagined.states[:, 0], imagined.prev_state[:, 0]).amax(-1))
-        return [_Plan(*plan) for plan in zip(actions, goal(imagined)[:, 0], iterations, inside, strict=True)]
+            inside = list(avoid.inside(rollout.states[:, 0], rollout.prev_state[:, 0]).amax(-1))
+        return [_Plan(*plan) for plan in zip(actions, goal(rollout)[:, 0], iterations, inside, strict=True)]
 
     def _result(
         self, query: PlanQuery, plan: _Plan, energy_now: float, reached: bool, now: Present, timing: dict[str, float]
@@ -262,7 +262,7 @@ class WorldModelPlanner:
         parts, ood = goal_parts(query.goal), self._ood_pictures(query.goal, bool(now.ood[0]))
         unknown = unknown_words(parts, self._vocabulary)
         words = (f"unknown words: {', '.join(unknown)}; no training caption had them",) if unknown else ()
-        success = None  # what is calibrated holds for no other energies and costs
+        success = None  # the curve is calibrated for these energies and the default cost
         if self._manifest.success is not None and query.cost == Cost() and goal_group(query.goal) == ("state",):
             success = self._manifest.success.probability(energy_now, plan.energies.numpy())
         return PlanResult(
@@ -320,7 +320,7 @@ def load_planner(
 
 
 def _at_goal(now: Present, objective: Objective, energies: Tensor, avoid: AvoidTerm | None) -> list[bool]:
-    """Which robots are at their goal, and not in a place to be avoided: they need not move. ``energies`` B x 1."""
+    """Which robots are at their goal and not in a place to be avoided, and hold still. ``energies`` B x 1."""
     state, prev_state = now.state[:, None], now.prev_state[:, None]
     reached = objective.reached(state, prev_state, energies)[:, 0]
     if avoid is not None:

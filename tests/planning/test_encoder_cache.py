@@ -81,7 +81,7 @@ def test_a_step_that_was_left_out_is_no_stream() -> None:
 
 
 def test_the_longest_unused_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_cache, "CACHED_STREAMS", 2)
+    monkeypatch.setattr(encoder_cache, "CACHED_SEQUENCES", 2)
     encoder, robots = Encoder(), films(3)
     running = EncoderCache(encoder, HISTORY)
     for robot in robots:

@@ -1,4 +1,4 @@
-"""Predictor: a narrow transformer that says what the chunks are that the student has not seen."""
+"""Predictor: a narrow transformer that predicts the chunks that are hidden from the student."""
 
 from __future__ import annotations
 

@@ -52,9 +52,9 @@ class Chunks:
 
 
 def check_video(video: Tensor) -> None:
-    """Raise ValueError when ``video`` is not normalised video B x T x H x W x 3 with a frame at least, and say why.
+    """Raise ValueError when ``video`` is not normalised video B x T x H x W x 3 with T above 0, and say why.
 
-    One pixel that is no number would turn all chunks of its sample into none, without a word.
+    One pixel that is NaN would silently mask all chunks of its sample.
     """
     if video.ndim != 5 or video.shape[-1] != 3 or 0 in video.shape[1:] or not video.is_floating_point():
         shape = " x ".join(map(str, video.shape))
@@ -67,7 +67,7 @@ def check_video(video: Tensor) -> None:
 @lru_cache(maxsize=64)
 def cell_positions(frames: int, height: int, width: int, device: torch.device) -> Tensor:
     """``grid_positions``, made once for every size of grid."""
-    with torch.inference_mode(False):  # else what is remembered could not take part in a later backward pass
+    with torch.inference_mode(False):  # else the cached tensor could not be used in a later backward pass
         return grid_positions(frames, height, width, device)
 
 
@@ -83,7 +83,7 @@ class HNetViT(nn.Module):
     """The chunk encoder. The same weights serve a whole clip and single control steps.
 
     ``window`` frames are routed together. With ``across`` the transformer sees the chunks of all windows of the clip
-    (pretraining); without it every window stands alone, so that nothing of the future enters (planning).
+    (pretraining); without it windows are independent, so that no future frame has an influence (planning).
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -118,7 +118,7 @@ class HNetViT(nn.Module):
             cache: of a running stream (see LowLevelEncoder.stream); the clip is then its next frames.
 
         Raises:
-            ValueError: the video is none (see check_video), or T is not a multiple of ``window``.
+            ValueError: bad video (see check_video), or T is not a multiple of ``window``.
         """
         check_video(video)
         batch, frames = video.shape[:2]

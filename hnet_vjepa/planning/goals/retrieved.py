@@ -1,7 +1,6 @@
-"""Text and label goals name no state; where the checkpoint has a goal bank, they get a state from it to go for.
+"""Text and label goals name no state; where the checkpoint has a goal bank, a retrieved state becomes their goal state.
 
-The energy says where a plan should end but not how to get there. Once a state is known in which a sentence or labels
-hold, the policy prior and the behaviour prior can be conditioned on it.
+The policy prior and the behaviour prior are conditioned on it; the energy stays that of the words or labels.
 """
 
 from __future__ import annotations

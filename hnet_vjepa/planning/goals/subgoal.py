@@ -1,4 +1,4 @@
-"""Where to go first on the way to a goal beyond the horizon: a search over latents of the macro dynamics."""
+"""Subgoals on the way to goals beyond the horizon: a search over latents of the macro dynamics."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
     from hnet_vjepa.config import PlanConfig
     from hnet_vjepa.models.macro_dynamics import MacroDynamics
 
-WIDEST = 2.0  # standard deviations of the latents' prior that a search may go from its mean
+WIDEST = 2.0  # bound of the search over latents, in standard deviations of their prior
 
 
 @dataclass(frozen=True)
 class SubgoalObjective:
-    """An objective of which some queries go for a sub-goal first."""
+    """The objective of queries of which some have a subgoal."""
 
-    far: Tensor  # B, True = goes for the sub-goal
+    distant: Tensor  # B, True = the subgoal's energy counts
     subgoal: Objective
     goal: Objective
 
     @property
     def goal_states(self) -> None:
-        """None: a sub-goal is a state, the other queries' goals need not be."""
+        """None: a subgoal is a state, the other queries' goals need not be."""
         return None
 
     def __call__(self, states: Tensor, prev_state: Tensor) -> Tensor:
         """See Objective."""
         import torch
 
-        return torch.where(self.far[:, None], self.subgoal(states, prev_state), self.goal(states, prev_state))
+        return torch.where(self.distant[:, None], self.subgoal(states, prev_state), self.goal(states, prev_state))
 
     def reached(self, states: Tensor, prev_state: Tensor, energies: Tensor | None = None) -> Tensor:
         """Whether the goal itself is reached."""
         return self.goal.reached(states, prev_state)
 
 
-def with_subgoals(far: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
-    """The sub-goals of the queries that are ``far`` (B), the goals of the others."""
+def with_subgoals(distant: Tensor, subgoal: StateObjective, goal: Objective) -> Objective:
+    """The subgoals of the queries that are ``distant`` (B), the goals of the others."""
     import torch
 
     if not isinstance(goal, StateObjective):
-        return SubgoalObjective(far, subgoal, goal)
-    states = torch.where(far[:, None, None], subgoal.goal, goal.goal)
-    return replace(goal, goal=states, goal_mask=torch.where(far[:, None], subgoal.goal_mask, goal.goal_mask))
+        return SubgoalObjective(distant, subgoal, goal)
+    states = torch.where(distant[:, None, None], subgoal.goal, goal.goal)
+    return replace(goal, goal=states, goal_mask=torch.where(distant[:, None], subgoal.goal_mask, goal.goal_mask))
 
 
 def plan_macro_states(
@@ -60,10 +60,10 @@ def plan_macro_states(
     seeds: Sequence[int],
     deadline: float | None = None,
 ) -> Tensor:
-    """The imagined macro states that end nearest to the goals: from states B x S x d, B x plan.subgoals x S x d.
+    """Macro rollouts whose last states have low energy: states B x S x d -> B x plan.subgoals x S x d.
 
-    Only the end counts: the way around a wall begins by going away from the goal. ``seeds`` and ``deadline`` as in
-    ``SearchProblem``.
+    Only the last state counts: a way around a wall begins by moving away from the goal. ``seeds`` and ``deadline`` as
+    in ``SearchProblem``.
     """
     from hnet_vjepa.models.macro_dynamics import macro_rollout
     from hnet_vjepa.planning.cem import SearchProblem, search_actions
