@@ -64,9 +64,13 @@ class RoutingConfig(Section):
         default="chunks", description="chunks, or a fixed number of tokens: grid, merge, random"
     )
     grid: tuple[Positive, Positive] = Field(default=(5, 5), description="rows and columns of prototypes, or of tokens")
-    prior_strength: Weight = Field(default=6.0, description="how strongly a prototype keeps to its place at first")
+    prior_strength: Weight = Field(
+        default=6.0, description="weight of the squared distance between prototype and cell in the routing"
+    )
     scale: float = Field(default=2.0, gt=0, description="first value of the learnt cosine scale")
-    placed: bool = Field(default=False, description="tokens carry their place and size when they are pooled")
+    placed: bool = Field(
+        default=False, description="tokens get the embedding of their position and size before pooling"
+    )
     tokens: float | None = Field(
         default=None,
         ge=1,
@@ -92,7 +96,8 @@ class PoolingConfig(Section):
     )
     grid: tuple[Positive, Positive] = Field(default=(3, 3), description="rows and columns of slots")
     prior_strength: Weight = Field(
-        default=4.0, description="how strongly a slot keeps to its place at first; graph: weight of place in distances"
+        default=4.0,
+        description="weight of the squared distance between slot and chunk; graph: of positions in distances",
     )
     size_weight: Fraction = Field(
         default=1.0, description="attention: 1, a token weighs as much as its cells; 0, all tokens weigh the same"
@@ -149,7 +154,7 @@ class WorldModelConfig(TransformerSection):
     inverse_width: Positive = Field(default=256, description="hidden width of the inverse dynamics")
     policy_prior_width: Positive = Field(default=384, description="hidden width of the policy prior")
     macro_latent_dim: NotNegative = Field(
-        default=0, description="numbers of a macro latent, 4 for a small robot; 0: no macro dynamics, no sub-goals"
+        default=0, description="numbers of a macro latent, 4 for a small robot; 0: no macro dynamics, no subgoals"
     )
 
     def _split_among_heads(self) -> dict[str, int]:
@@ -160,7 +165,7 @@ class TextConfig(TransformerSection):
     """Text tower: hashed words and a small transformer, so that word order counts."""
 
     buckets: int = Field(default=2048, ge=2, description="hash buckets for words, one of them for padding")
-    words: Positive = Field(default=24, description="words of a sentence that are read")
+    words: Positive = Field(default=24, description="words of a sentence that are used")
     depth: Positive = Field(default=1, description="number of blocks")
     embedding: Positive = Field(default=64, description="size of the common space of sentences and states")
 

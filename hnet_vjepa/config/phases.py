@@ -43,11 +43,13 @@ class PretrainConfig(StageConfig):
     future_probability: Fraction = Field(default=0.3, description="how often the last frame is hidden instead")
     ema: float = Field(default=0.99, gt=0, lt=1, description="momentum of the target")
     vicregl: Weight = Field(default=0.02, description="weight of VICRegL")
-    ratio: Weight = Field(default=0.03, description="weight of the ratio loss, which aims at compression")
+    ratio: Weight = Field(default=0.03, description="weight of the ratio loss, whose target is compression")
     entropy: Weight = Field(default=0.0, description="weight of the assignment's entropy")
-    boundary: Weight = Field(default=0.0, description="weight of: similar neighbouring cells share a chunk")
-    reconstruction: Weight = Field(default=0.1, description="weight of rebuilding the cells from the chunks")
-    compression: float = Field(default=4.0, gt=1, description="cells per live chunk that the ratio loss aims at")
+    boundary: Weight = Field(
+        default=0.0, description="weight of the boundary loss: similar neighbouring cells share a chunk"
+    )
+    reconstruction: Weight = Field(default=0.1, description="weight of reconstructing the cells from the chunks")
+    compression: float = Field(default=4.0, gt=1, description="cells per live chunk, the target of the ratio loss")
 
 
 class LanguageConfig(StageConfig):
@@ -60,7 +62,9 @@ class LanguageConfig(StageConfig):
 class ProbeConfig(StageConfig):
     """Attentive probe on labels."""
 
-    coherence: Weight = Field(default=0.05, description="weight of: states with equal labels have similar logits")
+    coherence: Weight = Field(
+        default=0.05, description="weight of the coherence loss: states with equal labels have similar logits"
+    )
 
 
 class ActionConfig(StageConfig):
@@ -115,8 +119,10 @@ class DataConfig(Section):
 
     folds: int = Field(default=10, gt=1, description="every so-many-th episode is held out")
     held_out_fold: int = Field(default=9, ge=0, description="remainder of the held-out episodes' numbers by folds")
-    shift: int = Field(default=0, ge=0, description="pixels that a clip may be moved by")
-    brightness: float = Field(default=0.0, ge=0, lt=1, description="share that a clip may be brighter or darker by")
+    shift: int = Field(default=0, ge=0, description="largest random shift of a clip, in pixels")
+    brightness: float = Field(
+        default=0.0, ge=0, lt=1, description="largest random change of a clip's brightness, as a share"
+    )
 
     @model_validator(mode="after")
     def _fold(self) -> DataConfig:

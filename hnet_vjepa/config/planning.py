@@ -40,12 +40,13 @@ class PlanConfig(Section):
     )
     goal_bank_size: NotNegative = Field(
         default=0,
-        description="planning states of the training that are kept, one of which is retrieved for text and label goals",
+        description="training states stored, of which text and label goals retrieve one",
     )
     subgoals: NotNegative = Field(
-        default=0, description="macro steps to look ahead for a far text or label goal; 0: no sub-goals"
+        default=0,
+        description="macro steps to look ahead for a distant text or label goal; 0: no subgoals",
     )
-    macro_candidates: Positive = Field(default=96, description="candidates of the search for a sub-goal")
+    macro_candidates: Positive = Field(default=96, description="candidates of the search for a subgoal")
     macro_iterations: Positive = Field(default=3, description="its iterations")
     distance: Literal["l1", "smooth_l1", "l2", "cosine"] = Field(
         default="l1", description="latent distance of two states: l1, smooth_l1, l2 or cosine"
@@ -64,7 +65,7 @@ class PlanConfig(Section):
         "reacher",
     )
     step_weight_exponent: Weight = Field(
-        default=0.0, description="later states count more: the energy after h of H actions (h / H)^exponent as much"
+        default=0.0, description="weight of the energy after h of H actions: (h / H)^exponent"
     )
     unmatched: Weight = Field(default=1.0, description="cost of a slot that is valid in one of the two states only")
 

@@ -15,9 +15,9 @@ from hnet_vjepa.models.hnet.tokenizers import (
     RandomTokens,
     TokenMerging,
     UniformGrid,
-    joined,
     make_tokenizer,
     means,
+    merge_chunks,
     merged,
     ward_merges,
 )
@@ -273,7 +273,7 @@ def test_alike_chunks_become_one_as_in_a_naive_loop(threshold: float, seed: int)
     mask, gate = torch.zeros(3, 9, dtype=torch.bool), torch.ones(3, 9, dtype=torch.float64)
     chunks, centroids, sizes = means(assignment, values, positions)
     partner, loss = ward_merges(chunks, sizes)
-    out = joined(Routing(chunks, assignment, centroids, sizes, mask, gate), partner, loss >= threshold)
+    out = merge_chunks(Routing(chunks, assignment, centroids, sizes, mask, gate), partner, loss >= threshold)
     for b in range(3):
         groups = naive_joining(values[b], assignment[b], threshold)
         assert torch.nonzero(~out.mask[b]).flatten().tolist() == sorted(group[0] for group in groups)

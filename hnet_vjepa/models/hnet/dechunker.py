@@ -46,8 +46,8 @@ class Dechunker(nn.Module):
     ``z^ = smooth(z, c)``,
     ``y_i = STE(max_k p_ik) sum_k p_ik z^_k + W_res x_i``,
 
-    the last line H-Net's eq. 9 (arXiv 2507.07955) with a soft plug-back: the gate is 1 forward and teaches the router
-    that a cell which the chunks explain well may be assigned more surely. ``W_res`` starts at zero. Everything is
+    the last line H-Net's eq. 9 (arXiv 2507.07955) with a soft plug-back: the gate is 1 in the forward pass, and its
+    gradient sharpens the assignment of cells that the chunks reconstruct well. ``W_res`` starts at zero. Everything is
     computed in single precision at least: small differences of centroids and confidences matter.
 
     ``sigma`` is in the unit of the centroids. Raises ValueError when it is not positive.

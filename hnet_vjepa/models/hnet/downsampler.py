@@ -20,7 +20,7 @@ class Pooled:
     sizes: Tensor  # B x M'
     mask: Tensor  # B x M', True = holds no chunk
     attention: Tensor  # B x M' x K
-    favourite: Tensor  # B x K, the slot that each chunk likes best
+    favourite: Tensor  # B x K, the slot with the largest share of each chunk
 
 
 class LearnedAttentionPooling(nn.Module):
@@ -29,7 +29,7 @@ class LearnedAttentionPooling(nn.Module):
     ``attention_jk = softmax_k( q_j . k_k / sqrt(D) + w log size_k - s |anchor_j - centroid_k|^2 )``. With w = 1 a chunk
     weighs as much as its cells, with w = 0 as much as any other. The queries fix the order of the slots, so that slot j
     of one picture can be compared with slot j of another; like the prototypes they start on a grid. A slot is valid
-    when at least one chunk likes it best, hence at most min(M, M') are.
+    when it has the largest share of at least one chunk, hence at most min(M, M') are.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LearnedAttentionPooling(nn.Module):
         match = self.queries @ keys.transpose(1, 2) * keys.shape[-1] ** -0.5  # B x M' x K
         distance = (self.anchors[:, None] - routing.centroids[:, None, :, 1:]).square().sum(-1)  # B x M' x K
         logits = match - self.prior_strength * distance
-        gate = routing.gate[:, None]  # B x 1 x K; 0 for the dead, who still learn through it
+        gate = routing.gate[:, None]  # B x 1 x K; 0 for dead chunks, which get a gradient through it
         log_sizes = routing.sizes.clamp(min=1e-6).log()[:, None]  # B x 1 x K
         weights = torch.add(logits, log_sizes, alpha=self.size_weight).softmax(-1) * gate
         attention = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)  # B x M' x K

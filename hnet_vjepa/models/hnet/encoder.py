@@ -1,4 +1,4 @@
-"""Low-level encoder: a ResNet-3D that keeps every frame, looks only into the past, and can be fed frame by frame."""
+"""Low-level encoder: a causal ResNet-3D without temporal stride, which can run frame by frame."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class CausalConv3d(nn.Conv3d):
     """3-D convolution whose kernel reaches only backwards in time, and whose outputs lie in the middle of their cells.
 
     Kernel and padding are such that output j is centred on inputs j*s .. j*s + s - 1, s being the stride: positions,
-    hidden pixels and pictures of chunks all count on that. (An odd kernel would sit half a cell up and left.)
+    hidden pixels and pictures of chunks all count on that. (An odd kernel would be centred half a cell too far up and
+    left.)
 
-    The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, so that
-    a single goal picture means "at rest here".
+    The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, and a single
+    goal picture stands for a scene at rest.
     """
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, bias: bool = False) -> None:

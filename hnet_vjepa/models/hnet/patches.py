@@ -1,4 +1,4 @@
-"""Fixed tubelets: what chunks are measured against at equal compute. No convolutions; every patch is a token."""
+"""Fixed tubelets, a baseline of chunks at equal compute. No convolutions; every patch is a token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hnet_vjepa.models.transformer import Block
 
 
 class PatchEncoder(nn.Module):
-    """Every patch of ``stride`` x ``stride`` pixels of a frame, mapped linearly, and a transformer on the frame's.
+    """Every patch of ``stride`` x ``stride`` pixels of a frame, mapped linearly; a transformer on a frame's patches.
 
     A vision transformer (Dosovitskiy et al. 2020); V-JEPA's tubelets, one frame deep, since the planner is shown
     frames one by one.

@@ -1,4 +1,4 @@
-"""Adaptive positional encoding: where a chunk is and how large, instead of which number it has."""
+"""Adaptive positional encoding: of a chunk's centroid and size, instead of its index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class AdaptivePositionalEncoding(nn.Module):
-    """``MLP([centroid (3), log size (1)]) -> D``, to be added to the chunk or to stand for a chunk not yet seen."""
+    """``MLP([centroid (3), log size (1)]) -> D``, added to a chunk, or to the mask token of a hidden one."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Sparse routing: learned prototypes share out the tokens of a window among themselves; the winners are the chunks."""
+"""Sparse routing: soft assignment of a window's tokens to learned prototypes; those that win a token are the chunks."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class SparseRouting(nn.Module):
 
     Anchors start on a grid, so that the first assignment is a soft grid (a random start assigns nearly uniformly, and
     chunks then have no reason to differ: the analogue of H-Net's identity-initialised router). The scale ``a`` is
-    learnt and bounded. A prototype that wins no token is masked; what is made of the chunks multiplies their weights by
-    the straight-through gate, through which a loser still learns.
+    learnt and bounded. A prototype that wins no token is masked; pooling multiplies the chunks' weights by the
+    straight-through gate, through which a masked one still gets a gradient.
     """
 
     MAX_SCALE = 20.0

@@ -108,8 +108,8 @@ def untile(x: Tensor, grid: Triple, cube: Triple) -> Tensor:
     return x if x.shape[1:4] == grid else x[:, : grid[0], : grid[1], : grid[2]]
 
 
-def see_something(keep: Tensor) -> Tensor:
-    """Let a query that may see no key see them all: its softmax stays finite, and its result is thrown away."""
+def unmask_empty_rows(keep: Tensor) -> Tensor:
+    """Unmask all keys of a query that has none: its softmax stays finite, and its result is not used."""
     return keep | ~keep.any(-1, keepdim=True)
 
 
@@ -182,7 +182,9 @@ class NativeSparseAttention(nn.Module):
 
         live = self._live(padding, plan)
         # Without padding every cube holds a token.
-        seen = None if padding is None or live is None else see_something(live.any(-1))[:, None, None]  # B x 1 x 1 x M
+        seen = (
+            None if padding is None or live is None else unmask_empty_rows(live.any(-1))[:, None, None]
+        )  # B x 1 x 1 x M
         keys, values = self._summaries(kv_compressed, live, plan)
         compressed = attention(self._split_heads(q.flatten(1, 3)), keys, values, seen).transpose(1, 2)
         # Nobody needs to choose when everything is selected.
@@ -227,7 +229,7 @@ class NativeSparseAttention(nn.Module):
         query = torch.block_diag(*self.pool_query.unsqueeze(-1))  # D x heads
         logits = cells[..., : self.dim] @ query + (position * self.pool_query).sum(-1)  # B x M x C x heads
         if live is not None:
-            logits = logits.masked_fill(~see_something(live)[..., None], -math.inf)
+            logits = logits.masked_fill(~unmask_empty_rows(live)[..., None], -math.inf)
         weights = logits.softmax(2).transpose(2, 3).to(cells.dtype)  # B x M x heads x C
         pooled = unflatten(weights @ cells, -1, (2, self.heads, -1))  # B x M x heads x 2 x heads x d
         keys, values = pooled.diagonal(dim1=2, dim2=4).permute(2, 0, 4, 1, 3)  # 2 x (B x heads x M x d)
@@ -248,7 +250,7 @@ class NativeSparseAttention(nn.Module):
             scores = queries @ keys
             if seen is not None:
                 scores = scores.masked_fill(~seen, -math.inf)
-            # A padded query is a zero vector and adds the same to every live cube: it has no say in the order.
+            # A padded query is a zero vector and adds the same to every live cube, so it does not change the order.
             shares = unflatten(scores.softmax(-1), 2, (-1, cells))  # B x heads x m x C x M
             importance = shares.sum((1, 3), dtype=torch.promote_types(shares.dtype, torch.float32))  # B x m x M
             importance.diagonal(first, 1, 2).fill_(math.inf)
@@ -276,8 +278,8 @@ class NativeSparseAttention(nn.Module):
         window = within_reach(grid, grid, (0, 0, 0), plan.cube, self.radius, q.device)  # 1 x 1 x N x N
         if padding is not None:
             live = ~padding.flatten(1)[:, None, None]  # B x 1 x 1 x N
-            selected = see_something(live if selected is None else selected & live)
-            window = see_something(live if window is None else window & live)
+            selected = unmask_empty_rows(live if selected is None else selected & live)
+            window = unmask_empty_rows(live if window is None else window & live)
         q = q.flatten(1, 3)  # B x N x D
         return self._attend(q, kv_selected.flatten(1, 3), selected), self._attend(q, kv_window.flatten(1, 3), window)
 
@@ -286,7 +288,7 @@ class NativeSparseAttention(nn.Module):
     ) -> Tensor:
         """The selected branch over copies of the cubes that each cube chose: B x N x D."""
         if chosen is None:
-            mask = None if padding is None else see_something(~padding.flatten(1)[:, None, None])
+            mask = None if padding is None else unmask_empty_rows(~padding.flatten(1)[:, None, None])
             return self._attend(q.flatten(1, 3), kv.flatten(1, 3), mask)
         batch, count, wanted = chosen.shape
         queries, cells = tile(q, plan.cube).flatten(0, 1), tile(kv, plan.cube).flatten(0, 1)  # BM x C x D and 2D
@@ -297,7 +299,7 @@ class NativeSparseAttention(nn.Module):
         seen = []
         for some, of in zip(queries.split(step), rows.split(step), strict=True):
             copies = unflatten(cells.index_select(0, of.flatten()), 0, of.shape).flatten(1, 2)  # m x nC x 2D
-            mask = None if live is None else see_something(live[of].flatten(1))[:, None, None]  # m x 1 x 1 x nC
+            mask = None if live is None else unmask_empty_rows(live[of].flatten(1))[:, None, None]  # m x 1 x 1 x nC
             seen.append(self._attend(some, copies, mask))
         grid = (q.shape[1], q.shape[2], q.shape[3])
         return untile(unflatten(torch.cat(seen), 0, (batch, count)), grid, plan.cube).flatten(1, 3)
@@ -327,5 +329,5 @@ class NativeSparseAttention(nn.Module):
         mask = within_reach(boxes[0], boxes[1], offset, plan.cube, self.radius, q.device)
         if live is not None:
             there = live.flatten(1)[:, None, None]  # B x 1 x 1 x k
-            mask = see_something(there if mask is None else there & mask)
+            mask = unmask_empty_rows(there if mask is None else there & mask)
         return unflatten(self._attend(q.flatten(1, 3), kv.flatten(1, 3), mask), 1, boxes[0])

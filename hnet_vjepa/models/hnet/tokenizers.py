@@ -1,4 +1,4 @@
-"""What turns the cells of a window into its tokens: dynamic chunks, and the fixed ways that they are measured against.
+"""Tokenizers: from the cells of a window to its tokens. Dynamic chunks, and the baselines that they are compared with.
 
 Every tokenizer maps cells to a ``Routing``; pooling and all that follows are the same for every one of them. The
 baselines see the same normalised cells through a value projection of the same size as ``SparseRouting``'s.
@@ -58,7 +58,7 @@ def without_padding(assignment: Tensor, padding: Tensor | None) -> Tensor:
 
 
 class CellValues(nn.Module):
-    """What of a cell enters a token: normalised and projected, as in SparseRouting."""
+    """The values of cells, normalised and projected as in SparseRouting."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -100,14 +100,14 @@ def hard_routing(owner: Tensor, count: int, values: Tensor, positions: Tensor, p
 
 
 class RandomTokens(nn.Module):
-    """Keep K cells drawn at random and drop all others: the baseline that a choice of tokens has to beat.
+    """Keep K cells drawn at random and drop all others, a baseline.
 
-    A token is one kept cell and lies where that cell lies. The dropped cells count for the nearest kept one's size and
-    assignment (something must be there when tokens are put back on the grid), and what they show is lost.
+    A token is one kept cell at that cell's position. A dropped cell is assigned to the nearest kept one and counts in
+    its size, so that tokens can be put back on the grid, but its features are lost.
 
     All windows of a call keep the same cells, so that the frames of a clip can be compared with each other. In training
-    every call draws anew; in evaluation all draw the same. Draws follow from the construction's seed and a counter that
-    are both saved with the weights: a run that is taken up again goes on with the draws that it would have had.
+    every call draws anew; in evaluation all draw the same. Draws are a function of a seed and a counter, both saved
+    with the weights, so a resumed run draws as an uninterrupted one would.
     """
 
     seed: Tensor
@@ -154,8 +154,8 @@ class TokenMerging(nn.Module):
 
     In every round each token at an even place is matched with the most similar one (cosine of size-weighted mean
     features) at an odd place, and the most similar of these pairs are merged; a quarter of the tokens goes in a round,
-    so that the last token of a pair is chosen among what the merges before it left. Which cells come together carries
-    no gradient; their mean does.
+    so that the last token of a pair is chosen among what the merges before it left. The choice of pairs has no
+    gradient; their mean has one.
     """
 
     SHARE = 4  # one in so many tokens goes in a round
@@ -212,14 +212,13 @@ def _merge(tokens: Tensor, empty: Tensor, removed: int) -> tuple[Tensor, Tensor]
 class BudgetedChunks(nn.Module):
     """Dynamic chunks whose number is ``tokens`` in the mean over frames, more on some and fewer on others.
 
-    Chunks are joined two by two as long as what is lost by it, the rise of the sum of squares around the chunks'
-    means, is below a threshold (Ward's hierarchical grouping, 1963). What counts is how a chunk differs from what is
-    usual at its prototype, the running mean over training frames: what always looks the same is one chunk, however
-    many colours it has, and the others are spent on what comes and goes. So a plain picture has few chunks and a busy
-    one many, and a small chunk stays where something differs from all else.
+    Chunks are merged in pairs while the loss, the rise of the sum of squares around the chunks' means, is below a
+    threshold (Ward's hierarchical grouping, 1963). The features compared are a chunk's deviations from the running mean
+    of its prototype over training frames: static background merges into one chunk, whatever its colours, and the budget
+    is spent on what changes. A plain picture therefore has few chunks and a busy one many.
 
-    In a window of several frames each frame has its own chunks first, which are then joined over time in the same way:
-    what stands still is one chunk for the whole window, what changes is another in every frame.
+    In a window of several frames each frame is chunked first, and the chunks are then merged over time by the same
+    threshold: static content becomes one chunk for the whole window, moving content one per frame.
 
     The threshold is the same for all windows: while training it follows the value that would have left ``tokens``
     chunks in the mean of each batch. Threshold and what is usual are saved with the weights.
@@ -234,7 +233,7 @@ class BudgetedChunks(nn.Module):
         super().__init__()
         self.routing = routing
         self.tokens = tokens
-        self.register_buffer("threshold", torch.zeros(()))  # nothing joins
+        self.register_buffer("threshold", torch.zeros(()))  # nothing merges
         self.register_buffer("usual", torch.zeros_like(routing.prototypes))  # K x D
 
     def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None = None) -> Routing:
@@ -247,23 +246,25 @@ class BudgetedChunks(nn.Module):
         with torch.autocast(cells.device.type, enabled=False):
             there = routing.sizes.detach().sum(-1, keepdim=True) > 0  # (B*w) x 1, not all padding
             if self.training:
-                self._get_used_to(routing.chunks.detach()[there.squeeze(1)])
+                self._update_usual(routing.chunks.detach()[there.squeeze(1)])
             unlike = replace(routing, chunks=routing.chunks - self.usual)
             partner, loss = ward_merges(unlike.chunks, routing.sizes)
             if self.training:
                 self._follow(loss[there.squeeze(1)])
             lives = (loss >= self.threshold) & there
-            found = joined(routing, partner, lives)
+            found = merge_chunks(routing, partner, lives)
             if frames == 1:
                 return found
             window = one_after_another(found, frames)
-            unlike = one_after_another(joined(unlike, partner, lives), frames)
+            unlike = one_after_another(merge_chunks(unlike, partner, lives), frames)
             partner, loss = ward_merges(unlike.chunks, window.sizes)
-            whole = joined(window, partner, (loss >= self.threshold) & there.view(-1, frames).any(1, keepdim=True))
+            whole = merge_chunks(
+                window, partner, (loss >= self.threshold) & there.view(-1, frames).any(1, keepdim=True)
+            )
             return replace(whole, mask=whole.mask | (whole.sizes < NOTHING))
 
-    def _get_used_to(self, chunks: Tensor) -> None:
-        """Move what is usual towards the mean of a batch (B x K x D)."""
+    def _update_usual(self, chunks: Tensor) -> None:
+        """Move the running mean towards that of a batch (B x K x D)."""
         if len(chunks):
             self.usual.lerp_(chunks.mean(0), self.FOLLOW if self.threshold > 0 else 1.0)
 
@@ -295,11 +296,11 @@ def one_after_another(routing: Routing, frames: int) -> Routing:
 
 @torch.no_grad()
 def ward_merges(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The order in which chunks become one: for every chunk the one before it that it joins, and what that loses.
+    """The order of Ward merges: for every chunk the earlier one that it merges into, and the loss.
 
-    ``loss = n_a n_b / (n_a + n_b) |z_a - z_b|^2``, the least of all pairs first; after every join the losses follow
-    from those before (Lance and Williams 1967). Chunks B x K x D with sizes B x K -> 2 x (B x K); the first never joins
-    any and has an infinite loss.
+    ``loss = n_a n_b / (n_a + n_b) |z_a - z_b|^2``, the least of all pairs first; after every merge the losses are
+    updated by Lance and Williams (1967). Chunks B x K x D with sizes B x K -> 2 x (B x K); the first chunk never merges
+    into another and has an infinite loss.
     """
     batch, count = sizes.shape
     row = torch.arange(batch, device=sizes.device)
@@ -323,7 +324,8 @@ def ward_merges(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         loss[row, goes], loss[row, :, goes] = torch.inf, torch.inf
         size[row, stays] += there.squeeze(1)
         near[row, goes], mate[row, goes] = torch.inf, -1
-        # A join brings no third chunk nearer than the nearer of the two was, so only those look anew that lost theirs.
+        # A merge brings no third chunk nearer than the nearer of the two was, so only rows whose partner merged are
+        # updated.
         again = (mate == stays[:, None]) | (mate == goes[:, None])
         again[row, stays] = True
         looks = again.flatten().nonzero().squeeze(1)
@@ -331,11 +333,11 @@ def ward_merges(chunks: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     return partner, lost
 
 
-def joined(routing: Routing, partner: Tensor, lives: Tensor) -> Routing:
-    """Every chunk that does not live becomes part of its partner, or of what that became part of: B x K each.
+def merge_chunks(routing: Routing, partner: Tensor, lives: Tensor) -> Routing:
+    """Merge every chunk that does not live into its partner, or into the one that its partner merged into: B x K each.
 
-    Partners come before those that join them, and the first chunk lives where any does. A chunk that others joined is
-    the mean of all their cells; those that joined are masked.
+    Partners come before the chunks that merge into them, and the first chunk lives where any does. A merged chunk is
+    the mean of all its cells; those merged into it are masked.
     """
     count = lives.shape[1]
     goes = torch.where(lives, torch.arange(count, device=lives.device), partner)  # B x K

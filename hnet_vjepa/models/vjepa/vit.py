@@ -33,7 +33,7 @@ class Chunks:
     chunk_centroids: Tensor  # B x W x K x 3
     chunk_mask: Tensor  # B x W x K
     attention: Tensor  # B x W x M' x K, prototypes to slots
-    favourite: Tensor  # B x W x K, the slot that each prototype likes best
+    favourite: Tensor  # B x W x K, the slot with the largest share of each prototype's chunk
     cells: Tensor  # B x W x N x D, the features the chunks were made of
     grid: tuple[int, int, int]  # frames, rows and columns of a window
 
