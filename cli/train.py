@@ -60,13 +60,12 @@ def train(
     loaded = load_config(config, overrides(set_ or []))
     if deepspeed is not None:
         read_deepspeed_config(deepspeed)
-    if data == COLLECTED and not data.exists():
-        raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
     if launch.several:
         # What is wrong is said here, in one line, and not by every rank and its launcher.
         for name in (name.strip() for name in phases.split(",")):
             if name in PHASES:
                 getattr(loaded, name).check_ranks(name, nproc * nnodes)
+        check_collected(data)
         words = ["--data", str(data), "--config", config, "--phases", phases, "--work-dir", str(work_dir)]
         words += [] if init_from is None else ["--init-from", str(init_from)]
         words += [] if deepspeed is None else ["--deepspeed", str(deepspeed)]
@@ -75,6 +74,7 @@ def train(
     from hnet_vjepa.utils.distrib import Parallelism
 
     chosen = parse_phases(phases)
+    check_collected(data)
     last = run_pipeline(loaded, data, work_dir, chosen, init_from, parallelism=Parallelism(deepspeed))
     if os.environ.get("RANK", "0") != "0":
         return
@@ -83,6 +83,12 @@ def train(
         shown = ", ".join(f"{key} {value:.4g}" for key, value in headline(done[name]["metrics"]).items())
         print(f"{name:9} {done[name]['seconds']:7.1f} s   {shown}")
     print(f"checkpoint: {last}")
+
+
+def check_collected(data: Path) -> None:
+    """Raise UserError, with the command that helps, when the default directory of episodes is not there."""
+    if data == COLLECTED and not data.exists():
+        raise UserError(f"there are no episodes in {data}; 'hnet data collect' records some, or name yours with --data")
 
 
 def overrides(settings: list[str]) -> dict[str, object]:

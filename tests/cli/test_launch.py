@@ -1,9 +1,7 @@
-"""Launching several ranks: the command, its environment, and a real run of two."""
+"""Launching several ranks: the command and its environment (real runs: tests/trainers/test_parity.py)."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,22 +70,13 @@ def test_the_documents_spelling_is_translated_and_a_launchers_options_are_droppe
     assert main.arguments(words) == ["--work-dir", "out", "--phases=pretrain", "--set", "seed=1"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spelling", ["hnet", "main.py"])
-def test_two_ranks_train_and_log_each_step_once(spelling: str, toy_store: Path, tmp_path: Path) -> None:
+def test_a_batch_that_the_ranks_can_not_share_is_refused_before_they_are_started(tmp_path: Path) -> None:
     config = tmp_path / "toy.yaml"
-    config.write_text(yaml.safe_dump(toy.config().model_dump(mode="json")))
-    options = ["--config", str(config), "--data", str(toy_store)]
-    if spelling == "hnet":
-        words = ["-m", "cli", "train", "--nproc", "2", "--phases", "pretrain", "--work-dir", str(tmp_path / "out")]
-    else:
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
-        words += ["--sequence", "pretrain", "--work_dir", str(tmp_path / "out")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *words, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = (tmp_path / "out" / "pretrain.run" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(toy.config().pretrain.steps))
-    assert (tmp_path / "out" / "pretrain" / "manifest.json").is_file()
+    config.write_text(yaml.safe_dump(toy.config(probe={"batch_size": 9}).model_dump(mode="json")))
+    words = ["-m", "cli", "train", "--config", str(config), "--data", str(tmp_path), "--nproc", "2"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "hnet: probe.batch_size = 9 can not be shared out among 2 ranks and 1 accumulation steps; "
+        "it must be a multiple of 2"
+    ]
