@@ -175,7 +175,10 @@ def _files(tree: Path, tests: Sequence[str]) -> list[Path]:
 
 
 def chosen(faults: Sequence[Fault], only: str | None, sample: int | None, seed: int) -> list[Fault]:
-    """The faults whose file or name contains ``only``, or a sample of them, in the order of the list."""
+    """The faults whose file or name contains ``only``, or a sample of them, in the order of the list.
+
+    Raises UserError when there is none.
+    """
     some = [fault for fault in faults if only is None or only in fault.file or only in fault.name]
     if not some:
         raise UserError(f"no fault has '{only}' in its name or file")

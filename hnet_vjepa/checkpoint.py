@@ -4,7 +4,7 @@
 
     weights.safetensors   all modules
     ood.safetensors       out-of-distribution detector, once the phase 'action' is done
-    goal_bank.safetensors planning states of the training, which goals in words or labels retrieve one of
+    goal_bank.safetensors planning states of the training, of which text and label goals retrieve one
     config.json           Config
     robot.json            camera, action spec with normalisation, labels
     manifest.json         phases trained, metrics, data, versions, and the SHA-256 of the files above
@@ -45,13 +45,13 @@ ADDED = (
     "left_out",
     "exported_from",
     "success",
-)  # older manifests have not these; where empty they are not hashed
-# Weights that exported and older checkpoints have not, and do without.
+)  # older manifests lack these; where empty they are not hashed
+# Weights that exported and older checkpoints lack and do not need.
 FOLDED = ("world_model.temporal_distance.whitening.", "world_model.policy_prior.whitening.")
 
 
 class PhaseRecord(BaseModel):
-    """What one phase did."""
+    """One trained phase: data, steps and metrics."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,18 +66,20 @@ class PhaseRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a checkpoint is and how it came about."""
+    """How a checkpoint was trained, what it contains, and the hashes of its files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = FORMAT
     phases: tuple[PhaseRecord, ...] = ()
-    reached_energy: float | None = Field(default=None, description="image goals nearer than this count as reached")
+    reached_energy: float | None = Field(default=None, description="energy below which an image goal counts as reached")
     reached_text_energy: float | None = Field(default=None, description="the same for goals in words")
-    success: SuccessCurve | None = Field(default=None, description="what the energies of plans to pictures are worth")
+    success: SuccessCurve | None = Field(default=None, description="success probability of plans to image goals")
     versions: dict[str, str] = Field(default_factory=dict)
     words: tuple[str, ...] = Field(default=(), description="words of the captions it was trained on; empty: not known")
-    left_out: tuple[str, ...] = Field(default=(), description="modules that are not in the file: planning needs none")
+    left_out: tuple[str, ...] = Field(
+        default=(), description="modules left out of the file; planning does not need them"
+    )
     exported_from: str = Field(default="", description="fingerprint of the whole checkpoint that it was made from")
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every file")
 
@@ -102,8 +104,8 @@ class Checkpoint:
     path: Path
     model: HNetVJEPA
     manifest: Manifest
-    ood: OODDetector | None = None  # None: it can not say which pictures are familiar
-    goal_bank: GoalBank | None = None  # None: goals in words and labels are not shown as a state
+    ood: OODDetector | None = None  # None: out-of-distribution pictures are not detected
+    goal_bank: GoalBank | None = None  # None: goals in words and labels have no goal state
 
     @property
     def fingerprint(self) -> str:

@@ -1,10 +1,10 @@
-"""Errors whose message is meant for the person at the keyboard or the client on the wire."""
+"""Errors whose message is meant for the user of the command line or the client of the service."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user gave is wrong and can be put right.
+    """The user's input is wrong and can be corrected.
 
     The message is one line: what is wrong, where, and what is allowed. The command line prints it and exits
     with status 2; the service answers with a 4xx that carries it. Anything that is not a UserError is a bug.
@@ -18,7 +18,7 @@ def one_of(what: str, given: object, allowed: object) -> UserError:
 
 
 class FieldError(UserError):
-    """A UserError about one field of what the user gave: ``goal.labels.1: unknown label 'up'; choose one of: left``."""
+    """A UserError about one field of the user's input: ``goal.labels.1: unknown label 'up'; choose one of: left``."""
 
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(f"{field}: {detail}")

@@ -25,10 +25,10 @@ HARMLESS = 1e-3
 def export(checkpoint: Path, out: Path) -> Path:
     """Write ``checkpoint`` for planning only into the directory ``out`` and return ``out``.
 
-    Left out are the EMA target, the predictor of masked chunks, the dechunker, what read the recorded state unless the
-    energy asks it, and the heads of phases that were not trained; whitenings become part of the layers that follow.
-    An earlier export in ``out`` is replaced, and the card that was written of it. Raises UserError when ``checkpoint``
-    can not plan or ``out`` holds anything else.
+    Left out are the EMA target, the predictor of masked chunks, the dechunker, the state decoder unless the energy uses
+    it, and the heads of phases that were not trained; whitenings are folded into the layers that follow. An earlier
+    export in ``out`` is replaced, together with its card. Raises UserError when ``checkpoint`` can not plan or ``out``
+    holds anything else.
     """
     loaded = load_checkpoint(checkpoint)
     trained = loaded.manifest.trained()

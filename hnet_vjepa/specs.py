@@ -1,4 +1,4 @@
-"""What a robot and its camera are: the two descriptions that travel with data sets and checkpoints."""
+"""Action spec and camera spec, the description of a robot that data sets and checkpoints contain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ActionSpec(BaseModel):
     low: tuple[float, ...]
     high: tuple[float, ...]
     active: tuple[int, ...]
-    absolute: tuple[int, ...] = Field(default=(), description="dimensions that are a command to keep, not a change")
+    absolute: tuple[int, ...] = Field(default=(), description="dimensions that are an absolute command, not a change")
     rate: tuple[float, ...] | None = Field(
         default=None, description="largest change of each number between two actions"
     )
@@ -78,7 +78,7 @@ class ActionSpec(BaseModel):
         return len(self.names)
 
     def hold(self) -> NDArray[np.float32]:
-        """The action that is taken to keep the robot as it is: no change, and commands at their mean. Shape: dim."""
+        """The action that holds the robot still: no change, and absolute commands at their mean. Shape: dim."""
         action = np.zeros(self.dim, np.float32)
         for place, dimension in enumerate(self.active):
             if dimension in self.absolute and self.mean is not None:
@@ -95,7 +95,8 @@ class ActionSpec(BaseModel):
     def normalised_by(self, actions: NDArray[np.float32]) -> ActionSpec:
         """Return this spec with mean and std measured on ``actions`` (N x dim, N at least 1).
 
-        A dimension that never changes gets a std of 1e-6, so that it normalises to zero and not to NaN.
+        A dimension that never changes gets a std of 1e-6, so that it normalises to zero and not to NaN. Raises
+        UserError without actions.
         """
         if len(actions) == 0:
             raise UserError("there are no actions to measure mean and std on")
@@ -142,7 +143,7 @@ class CameraSpec(BaseModel):
 
 
 def camera_spec(size: tuple[int, int], dt: float, name: str) -> CameraSpec:
-    """Build a CameraSpec of ``size`` (height, width) from what a user gave. Raises UserError, not ValidationError."""
+    """Build a CameraSpec of ``size`` (height, width) from a user's input. Raises UserError, not ValidationError."""
     try:
         return CameraSpec(height=size[0], width=size[1], dt=dt, name=name)
     except ValidationError as error:
@@ -157,11 +158,10 @@ def explain(error: ValidationError) -> str:
 
 
 def bounds_of(actions: NDArray[np.float32], commands: int = 16) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Lower and upper bound of each column of recorded ``actions`` (N x dim), for robots that state none.
+    """Lower and upper bounds of each column of recorded ``actions`` (N x dim), for recordings that state none.
 
-    They are the 1st and the 99th percentile, because one glitch in a recording must not become a movement that a
-    planner may command. A column of at most ``commands`` different values (an open/close gripper, a handful of
-    rows) keeps its extremes.
+    They are the 1st and the 99th percentile, so that outliers of a recording do not widen what a planner may command. A
+    column of at most ``commands`` different values (an open/close gripper, a handful of rows) keeps its extremes.
     """
     low, high = [], []
     for column in actions.astype(np.float64).T:

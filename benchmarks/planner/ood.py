@@ -67,7 +67,10 @@ def ood(task: Task, checkpoint: Path, pairs: int = PAIRS, ood_images: int = OOD_
 
 
 def flagged(planner: Planner, images: Images, frame: NDArray[np.uint8]) -> list[bool]:
-    """For each goal image, whether the planner flags it as out of distribution; the present frame is ``frame``."""
+    """For each goal image, whether the planner flags it as out of distribution; the present frame is ``frame``.
+
+    Raises UserError for a checkpoint without a detector.
+    """
     flags = []
     for image in images:
         [plan] = planner.plan([PlanQuery(frame[None], ImageGoal(image), search=CHEAP)])

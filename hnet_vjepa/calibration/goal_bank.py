@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-NEAREST = 16  # states of least cost, of which the medoid is retrieved
+NEAREST = 16  # states of lowest energy, of which the medoid is retrieved
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,10 @@ class GoalBank:
     states: Tensor  # K x S x d
 
     def retrieve(self, cost: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """A state that fulfils one goal, S x d: the medoid of the states that it costs least to rest in.
+        """A state that fulfils one goal, S x d: the medoid of the states with the lowest energy at rest.
 
-        The state of least cost lies at the edge of what training showed, where the robot may hardly get; the medoid
-        does not. ``cost``: states K x S x d -> K. ``embed``: states ... x S x d -> ... x E, where distances are control
-        steps.
+        The state of lowest energy itself often lies at the edge of the training data; the medoid does not. ``cost``:
+        states K x S x d -> K. ``embed``: states ... x S x d -> ... x E, where distances are control steps.
         """
         costs = cost(self.states)
         nearest = self.states[costs.topk(min(NEAREST, len(costs)), largest=False).indices]

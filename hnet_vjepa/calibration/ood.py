@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: whether a picture is like those that a model was trained on.
+"""Out-of-distribution detection: whether a picture is far from the training distribution.
 
 Each picture is described by the mean, standard deviation and maximum of its cells' features, and compared with a
 Gaussian of the training pictures (Mahalanobis distance in feature space; Lee et al. 2018).
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OODDetector:
-    """A Gaussian of the training pictures' F = 3 D features, and the largest distance that counts as usual."""
+    """A Gaussian of the training pictures' F = 3 D features, and the largest distance in distribution."""
 
     mean: Tensor  # F
     whiten: Tensor  # F x F; features minus mean, times this, have unit covariance

@@ -1,7 +1,7 @@
-"""How likely a plan is to reach its goal: a calibrated probability, from the energies that the search reports.
+"""Success probability of a plan: a calibrated logistic curve over the energies that the search reports.
 
-Energies say which of two plans is better, not whether the better one is good enough. What they are worth is measured
-once, on rollouts (``sims.evaluation.calibrate``), and kept in the checkpoint's manifest.
+Energies rank plans; whether one is low enough to succeed is fitted once on rollouts (``sims.evaluation.calibrate``) and
+stored in the checkpoint's manifest.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ BINS = 10
 
 
 class SuccessCurve(BaseModel):
-    """A logistic curve over what a plan reports, and what it was measured on.
+    """A logistic curve over a plan's energies, and what it was fitted on.
 
-    The probability is that of standing within ``tolerance`` of the goal when as many actions as the plan has are done,
+    The probability is that of being within ``tolerance`` of the goal when as many actions as the plan has are done,
     one after another, with a new plan before each.
     """
 
@@ -44,15 +44,15 @@ class SuccessCurve(BaseModel):
 
 
 def features(energy_now: float, energies: NDArray[np.floating]) -> Array:
-    """What is known of a plan: how near it ends, how near it begins, and the square of the first: F numbers."""
+    """Features of a plan: log of the last energy, log of the present one, and the square of the first: F numbers."""
     now, end = np.log(max(float(energy_now), 1e-6)), np.log(max(float(energies[-1]), 1e-6))
     return np.array([end, now, end**2])
 
 
 def fit(rows: Array, reached: NDArray[np.bool_], task: str, tolerance: float, unit: str, horizon: int) -> SuccessCurve:
-    """The most likely curve (Newton's method on the ridge-penalised likelihood). Features N x F, outcomes N.
+    """The maximum-likelihood curve (Newton's method on the ridge-penalised likelihood). Features N x F, outcomes N.
 
-    Raises UserError when all or no rollouts reached their goals: there is nothing to tell apart then.
+    Raises UserError when all or no rollouts reached their goals: there is nothing to fit then.
     """
     if reached.all() or not reached.any():
         raise UserError(
@@ -83,25 +83,25 @@ def fit(rows: Array, reached: NDArray[np.bool_], task: str, tolerance: float, un
     )
 
 
-def brier_skill(said: Array, reached: NDArray[np.bool_]) -> float:
-    """1 - Brier score / Brier score of always saying how often goals are reached. 1 is perfect, 0 worthless."""
+def brier_skill(predicted: Array, reached: NDArray[np.bool_]) -> float:
+    """Brier skill score against the base rate: 1 is perfect, 0 no better than always predicting the base rate."""
     rate = reached.mean()
-    return float(1 - np.mean((said - reached) ** 2) / max(rate * (1 - rate), 1e-12))
+    return float(1 - np.mean((predicted - reached) ** 2) / max(rate * (1 - rate), 1e-12))
 
 
-def reliability(said: Array, reached: NDArray[np.bool_]) -> list[tuple[int, float, float]]:
-    """By tenths of the probability said: how many, their mean probability, and how many of them came true."""
-    tenth = np.minimum((said * BINS).astype(int), BINS - 1)
+def reliability(predicted: Array, reached: NDArray[np.bool_]) -> list[tuple[int, float, float]]:
+    """By tenths of the predicted probability: count, mean prediction, and observed share of successes."""
+    tenth = np.minimum((predicted * BINS).astype(int), BINS - 1)
     return [
-        (int(inside.sum()), float(said[inside].mean()), float(reached[inside].mean()))
+        (int(inside.sum()), float(predicted[inside].mean()), float(reached[inside].mean()))
         for inside in (tenth == b for b in range(BINS))
         if inside.any()
     ]
 
 
-def calibration_error(said: Array, reached: NDArray[np.bool_]) -> float:
+def calibration_error(predicted: Array, reached: NDArray[np.bool_]) -> float:
     """Expected calibration error over tenths of the probability (Naeini et al. 2015)."""
-    return sum(count * abs(mean - true) for count, mean, true in reliability(said, reached)) / len(said)
+    return sum(count * abs(mean - true) for count, mean, true in reliability(predicted, reached)) / len(predicted)
 
 
 def _logistic(x: Array) -> Array:

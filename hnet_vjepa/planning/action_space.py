@@ -47,7 +47,7 @@ class ActionSpace:
         return (self._centre + unit * self._half - self._mean) / self._std
 
     def hold(self, query: PlanQuery) -> Tensor:
-        """The action that keeps the robot as it is, A: changes are zero, absolute commands (a gripper's) stay."""
+        """The action that holds the robot still, A: changes are zero, absolute commands (a gripper's) stay."""
         action, last = self.spec.hold(), query.previous_actions
         if last is not None and len(last):
             absolute = list(self.spec.absolute)
@@ -62,7 +62,7 @@ class ActionSpace:
         return self.from_robot(last[0])
 
     def first_mean(self, query: PlanQuery, horizon: int) -> Tensor:
-        """Where the search starts, H x A: the previous plan moved on by one step, filled up by holding still."""
+        """The first mean of the search, H x A: the previous plan shifted by one action, padded with holding still."""
         mean = self.hold(query).repeat(horizon, 1)
         if query.previous_actions is not None:
             old = self.from_robot(query.previous_actions[1 : horizon + 1])

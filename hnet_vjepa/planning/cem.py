@@ -22,7 +22,7 @@ Score = Callable[[Tensor], Tensor]
 """Action sequences B x N x H x A in -1..1 -> energies after every action, B x N x H."""
 
 Allow = Callable[[Tensor], Tensor]
-"""Action sequences B x N x H x A -> the nearest that the robot may be commanded, in -1..1."""
+"""Action sequences B x N x H x A -> their projections onto the robot's limits, in -1..1."""
 
 SamplePrior = Callable[[Tensor], Tensor]
 """White noise B x P x H x A -> action sequences sampled from the policy prior, B x P x H x A."""
@@ -57,7 +57,7 @@ class SearchProblem:
         settings: candidates, iterations and elites.
         plan: how the noise is shaped and how fast the search converges.
         deadline: ``time.monotonic()`` after which no further iteration begins. The first always runs.
-        allow: projects candidates on what the robot may be commanded; the projected ones are scored.
+        allow: projects candidates onto the robot's limits; the projected ones are scored.
         sample_prior: gives further candidates for the first iteration, from white noise.
     """
 
@@ -76,7 +76,7 @@ class Search(Protocol):
     """A search method: ``search_actions``, or one that it is compared with."""
 
     def __call__(self, problem: SearchProblem) -> Found:
-        """Solve the problem as far as its settings and deadline allow."""
+        """The best sequences found within the problem's settings and deadline."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a query, in one line, for a model of which only the card is known. The one place that checks."""
+"""Checks of queries against a model card, with one-line errors. Service and planner check here and nowhere else."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def check_cost(cost: Cost, card: ModelCard) -> None:
     for place in cost.avoid:
         if not place:
             every = ", ".join(card.labels)
-            raise FieldError("cost.avoid", f"a place without labels is everywhere; choose from: {every}")
+            raise FieldError("cost.avoid", f"a place needs at least one label; choose from: {every}")
         check_labels(place, card, "cost.avoid", numbered=False)

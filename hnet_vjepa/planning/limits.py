@@ -1,4 +1,4 @@
-"""What a robot may be commanded: the box of its bounds, an L1 ball around holding still, and rates of change.
+"""Limits of actions: the box of the robot's bounds, an L1 ball around holding still, and rates of change.
 
 The three are imposed inside the search, so that what is scored can be executed. Each is a convex set of single actions,
 or a step along the straight line between two members of such sets, so no rule undoes another.
@@ -30,7 +30,7 @@ class Limits:
         ``actions``: B x N x H x A of any size; ``last``: B x A, the command before the first. Result: B x N x H x A.
 
         The L1 ball is reached by scaling, which keeps the direction (V-JEPA 2-AC, Assran et al. 2025, bounds the same
-        norm). Of a change that is too fast, the share is done that the slowest dimension allows.
+        norm). A change that is too fast is scaled to what the slowest dimension allows.
         """
         allowed = self._inside(actions)
         if self.rate is None:

@@ -1,4 +1,4 @@
-"""The planner: frames and a goal in, the best action sequence out. A query passes from top to bottom."""
+"""The planner: frames and a goal in, the best action sequence found out. A query passes from top to bottom."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from hnet_vjepa.planning.interface import Cost, Goal, ModelCard, Picture, PlanQu
 from hnet_vjepa.planning.overrides import with_plan
 from hnet_vjepa.planning.perception import Perception, Present
 
-CACHED_GOALS = 512  # text and label goals whose retrieved state is kept
+CACHED_GOALS = 512  # text and label goals whose retrieved state is cached
 
 OOD_WARNINGS: dict[Picture, str] = {
     "frames": "the last frame is out of distribution of the training pictures; the plan may mean nothing",
@@ -60,7 +60,10 @@ class _Plan:
 
 
 class WorldModelPlanner:
-    """Plans with one checkpoint. Queries of the same group of goals, cost and settings share a search."""
+    """Plans with one checkpoint. Queries of the same group of goals, cost and settings share a search.
+
+    ``search``: the search method. Raises UserError when the checkpoint has no dynamics.
+    """
 
     def __init__(self, checkpoint: Checkpoint, search: Search = search_actions) -> None:
         if "action" not in checkpoint.manifest.trained():

@@ -508,7 +508,7 @@ def test_a_part_is_never_called_reached_and_never_given_a_probability(planner: W
         ({"cost": Cost(control=float("nan"))}, "cost.control = nan"),
         ({"cost": Cost(avoid_weight=float("inf"))}, "cost.avoid_weight = inf"),
         ({"cost": Cost(avoid=(("up",),))}, "cost.avoid: unknown label 'up'; choose one of: left, right"),
-        ({"cost": Cost(avoid=((),))}, "cost.avoid: a place without labels is everywhere"),
+        ({"cost": Cost(avoid=((),))}, "cost.avoid: a place needs at least one label"),
         ({"cost": Cost(avoid=("left",))}, "cost.avoid: must be a tuple of places"),  # type: ignore[arg-type]
     ],
 )

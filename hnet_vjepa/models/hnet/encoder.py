@@ -24,6 +24,8 @@ class CausalConv3d(nn.Conv3d):
 
     The past before the first frame is that frame repeated: a clip starts as if the scene had been at rest, and a single
     goal picture stands for a scene at rest.
+
+    Raises ValueError when the spatial kernel and the stride differ by an odd number.
     """
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, bias: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a kind of goal consists of: the protocols that the modules of this package fill in."""
+"""The parts of a kind of goal: protocols that the modules of this package implement."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class GoalContext:
-    """What objectives are made of: the checkpoint, its perception, and the B present states' masks."""
+    """What objectives depend on: the model, its perception, and the masks of the B present states."""
 
     model: HNetVJEPA
     card: ModelCard
     perception: Perception
     mask: Tensor  # B x S, True = slot that holds nothing
-    reached_energy: float  # goal states nearer than this count as reached
+    reached_energy: float  # energy below which a goal state counts as reached
     reached_text_energy: float  # the same for sentences
 
 

@@ -1,4 +1,4 @@
-"""Several goals at once: reach a state that is good by all of them."""
+"""Several goals at once: the weighted sum of their energies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AllGoals(Goal):
-    """Reach a state that is good by all of several goals: their energies are added, each times its weight.
+    """Reach all of several goals: their energies are added, each times its weight.
 
     ``weights``: one for each goal, by default 1. Energies of different kinds are on different scales.
     """

@@ -1,4 +1,4 @@
-"""The registry of goal kinds: which kind a goal is of, whether a model takes it, and what it costs."""
+"""The registry of goal kinds: the kind of a goal, its check against a model, and its objective."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: dict[str, GoalKind] = {}
 
 
 def register(kind: GoalKind) -> GoalKind:
-    """Make a kind known by its name. Raises ValueError when the name or the dataclass is taken."""
+    """Register a kind under its name. Raises ValueError when the name or the dataclass is taken."""
     if kind.name in KINDS or any(kind.goal is known.goal for known in KINDS.values()):
         raise ValueError(f"goal kind '{kind.name}' ({kind.goal.__name__}) is registered already")
     KINDS[kind.name] = kind
@@ -55,7 +55,7 @@ def check_goal(goal: Goal, card: ModelCard, where: str = "goal") -> None:
 
 
 def goal_group(goal: Goal) -> tuple[str, ...]:
-    """What goals must have in common to share one search."""
+    """The group of a goal: goals of the same group share one search."""
     return kind_of(goal).group(goal)
 
 
@@ -65,7 +65,7 @@ def goal_parts(goal: Goal) -> tuple[Goal, ...]:
 
 
 def make_objective(goals: Sequence[Goal], context: GoalContext) -> Objective:
-    """What B goals of one group cost, and when they are reached."""
+    """The objective of B goals of one group."""
     return kind_of(goals[0]).objective(goals, context)
 
 

@@ -1,4 +1,4 @@
-"""From a rectangle of a picture to the slots that show what is in it."""
+"""Regions of a goal picture, and the share of each slot's attention that lies in one."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def check_region(region: Region, camera: CameraSpec, where: str) -> None:
 
 
 def slot_shares(chunks: Chunks, region: Region, height: int, width: int) -> Tensor:
-    """How much of what each slot of a picture reads lies in a region of it: S numbers from 0 to 1.
+    """The share of each slot's attention that lies in a region of the picture: S numbers from 0 to 1.
 
-    A slot reads chunks by its attention, a chunk the cells that are assigned to it, and a cell counts with the share of
-    its area that is inside. So the shares of regions that tile the picture add up to 1, for every slot that holds
+    A slot attends to chunks, a chunk is the mean of the cells assigned to it, and a cell counts with the share of its
+    area that is inside. The shares of regions that tile the picture add up to 1, for every slot that holds
     something; the others have 0.
 
     ``chunks`` are those of a clip of one frame, the picture, of ``height`` x ``width`` pixels.

@@ -1,4 +1,4 @@
-"""Goals that are a planning state: one that a picture shows, or a stored one; all of it or a part."""
+"""Goals that are a planning state: that of a picture or a stored one; all of it or a part."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageGoal(Goal):
-    """Reach the state that this picture shows, or, of it, what ``region`` or ``slot_weights`` select.
+    """Reach the state of this picture, or the part of it that ``region`` or ``slot_weights`` select.
 
-    ``frame``: H x W x 3 uint8, from the robot's own camera. ``slot_weights``: S numbers, how much each slot of the
-    planning state counts. ``region``: only what is seen there counts; the weights follow from it.
+    ``frame``: H x W x 3 uint8, from the robot's own camera. ``slot_weights``: S weights of the slots of the
+    planning state. ``region``: the weights are the shares of the slots' attention in it.
     """
 
     frame: NDArray[np.uint8]
@@ -89,7 +89,7 @@ def group(goal: StateGoal) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class StateObjective:
-    """Energy to a goal state. How the robot moves there does not matter."""
+    """Energy to a goal state; independent of the previous state."""
 
     goal: Tensor  # B x S x d
     goal_mask: Tensor  # B x S, True = slot that holds nothing
@@ -121,8 +121,8 @@ class StateObjective:
 class PartialStateObjective:
     """Weighted mean of the latent distances of slots.
 
-    The temporal distance is left out: it is learnt of all slots together and would pull towards the rest of the goal
-    state, too. The calibrated energy does not hold without it, so such a goal never counts as reached.
+    The temporal distance is left out: it is a function of all slots together. The calibrated threshold does not apply
+    without it, so such a goal never counts as reached.
     """
 
     goal: Tensor  # B x S x d
@@ -184,7 +184,7 @@ def _slot_weights(goal: StateGoal, context: GoalContext) -> Tensor:
     if isinstance(goal, ImageGoal) and goal.region is not None:
         shares = context.perception.region_shares(goal.frame.tobytes(), goal.region)
         if not shares.any():
-            raise FieldError("goal.region", "no slot of the goal picture shows anything of it; take a larger one")
+            raise FieldError("goal.region", "no slot of the goal picture attends to it; take a larger one")
         return shares
     return torch.tensor(goal.slot_weights, dtype=torch.float32)
 

@@ -28,7 +28,7 @@ class TextGoal(Goal):
 def check(goal: TextGoal, card: ModelCard, where: str) -> None:
     """Raise FieldError for a sentence without words."""
     if not tokenize(goal.text):
-        raise FieldError(f"{where}.text", "is empty or blank; describe in words where the robot shall go")
+        raise FieldError(f"{where}.text", "is empty or blank; write a sentence that is true at the goal")
 
 
 @dataclass(frozen=True)
