@@ -120,8 +120,8 @@ def _results(metrics: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """Success of the model between floor and ceiling, by kind and distance of goals, and how it was measured."""
     rows = []
     for kind, methods in row["summary"].items():
-        far = kind.removeprefix(DISTANCES)
-        goals = f"image, {far} steps away" if far.isdigit() else kind
+        steps = kind.removeprefix(DISTANCES)
+        goals = f"image, {steps} steps away" if steps.isdigit() else kind
         for criterion in methods["planner"]["success"]:
             cells = [rate(methods[method]["success"][criterion][when]) for method, when in CELLS]
             rows.append((goals, criterion, *cells))

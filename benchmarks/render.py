@@ -156,8 +156,8 @@ def sims_distances() -> str:
     result = read_result("sims")
     lines = []
     for name, row in result["rows"].items():
-        far = {key: summary for key, summary in row["summary"].items() if key[0] == "d"}
-        for i, (key, summary) in enumerate(far.items()):
+        distances = {key: summary for key, summary in row["summary"].items() if key[0] == "d"}
+        for i, (key, summary) in enumerate(distances.items()):
             criterion = next(iter(summary["planner"]["success"]))
             rates = {method: summary[method]["success"][criterion] for method in summary}
             cells = [rate(rates[m][when]) for m in ("random", "planner", "scripted") for when in ("ever", "end")]

@@ -189,9 +189,9 @@ def test_a_run_from_before_a_setting_existed_goes_on_where_that_has_its_default(
     capsys.readouterr()
     run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"))
     assert "action: was finished before and is kept" in capsys.readouterr().out
-    told = toy.config(encoder_adaptation={"state_supervision": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
+    supervised = toy.config(encoder_adaptation={"state_supervision": 1.0}, pretrain={"steps": 1}, action={"steps": 1})
     with pytest.raises(UserError, match=r"other settings \(config.encoder_adaptation.state_supervision\)"):
-        run_pipeline(told, toy_store, tmp_path, ("pretrain", "action"), progress=False)
+        run_pipeline(supervised, toy_store, tmp_path, ("pretrain", "action"), progress=False)
 
 
 def test_an_application_may_train_twice_with_different_settings(toy_store: Path, tmp_path: Path) -> None:

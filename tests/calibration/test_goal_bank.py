@@ -1,4 +1,4 @@
-"""Goals in words and labels go for a remembered state: which one, where it is kept, and what it changes in a plan."""
+"""The goal bank: which state text and label goals retrieve, where it is stored, and its effect on plans."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from hnet_vjepa.planning.interface import Goal, PlanQuery
 from hnet_vjepa.planning.planner import WorldModelPlanner
 from tests import toy
 
-REMEMBERED = 40
+BANK_SIZE = 40
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_store: Path) -> Path:
-    config = toy.config(plan={"goal_bank_size": REMEMBERED, "behaviour_prior": 1.0, "prior_candidates": 4})
-    return run_pipeline(config, toy_store, tmp_path_factory.mktemp("remembers"), progress=False)
+    config = toy.config(plan={"goal_bank_size": BANK_SIZE, "behaviour_prior": 1.0, "prior_candidates": 4})
+    return run_pipeline(config, toy_store, tmp_path_factory.mktemp("bank"), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,13 @@ def test_a_goal_with_a_state_to_go_for_stays_what_it_is() -> None:
 
 
 def test_the_states_are_of_training_pictures(checkpoint: Checkpoint, toy_store: Path) -> None:
-    assert checkpoint.goal_bank is not None and checkpoint.goal_bank.states.shape == (REMEMBERED, 4, 8)
+    assert checkpoint.goal_bank is not None and checkpoint.goal_bank.states.shape == (BANK_SIZE, 4, 8)
     frames = np.concatenate([episode.frames for episode in EpisodeStore(toy_store).split("train")])
     with torch.no_grad():
         states = checkpoint.model.states(normalise_frames(frames)[:, None])[0][:, 0]
     apart = torch.cdist(checkpoint.goal_bank.states.flatten(1), states.flatten(1))
     assert apart.amin(1).max() < 1e-2 * apart.median()  # half precision
-    assert len(set(apart.argmin(1).tolist())) > REMEMBERED / 2
+    assert len(set(apart.argmin(1).tolist())) > BANK_SIZE / 2
 
 
 def asked(checkpoint: Checkpoint, goal: Goal) -> Callable[[Tensor], Tensor]:
@@ -106,7 +106,7 @@ def asked(checkpoint: Checkpoint, goal: Goal) -> Callable[[Tensor], Tensor]:
 
 
 def suits(checkpoint: Checkpoint, costs: Tensor) -> Tensor:
-    """The remembered state of which the steps to all that cost least are fewest together."""
+    """The stored state with the fewest steps to all those of lowest energy."""
     assert checkpoint.goal_bank is not None
     best = checkpoint.goal_bank.states[costs.argsort()[:NEAREST]]
     steps = torch.stack(
@@ -116,20 +116,22 @@ def suits(checkpoint: Checkpoint, costs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("goal", [TextGoal("go left"), TextGoal("the square is at the right"), LabelGoal(("right",))])
-def test_a_search_begins_with_the_ways_to_what_is_recalled(checkpoint: Checkpoint, goal: TextGoal | LabelGoal) -> None:
+def test_the_first_candidates_are_those_towards_the_retrieved_state(
+    checkpoint: Checkpoint, goal: TextGoal | LabelGoal
+) -> None:
     assert checkpoint.goal_bank is not None
     known = checkpoint.goal_bank.states
     with torch.no_grad():
         best = suits(checkpoint, asked(checkpoint, goal)(known))
     planner = WorldModelPlanner(checkpoint)
-    told = planner.first_candidates(query(goal), 6, 4)
+    retrieved = planner.first_candidates(query(goal), 6, 4)
     shown = planner.first_candidates(query(LatentGoal(best.numpy())), 6, 4)
-    np.testing.assert_allclose(told, shown, atol=1e-5)
-    forgot = WorldModelPlanner(replace(checkpoint, goal_bank=None)).first_candidates(query(goal), 6, 4)
-    assert np.abs(told - forgot).max() > 1e-2
+    np.testing.assert_allclose(retrieved, shown, atol=1e-5)
+    without = WorldModelPlanner(replace(checkpoint, goal_bank=None)).first_candidates(query(goal), 6, 4)
+    assert np.abs(retrieved - without).max() > 1e-2
 
 
-def test_several_goals_at_once_recall_one_state_unless_one_of_them_is_a_state(checkpoint: Checkpoint) -> None:
+def test_several_goals_at_once_retrieve_one_state_unless_one_of_them_is_a_state(checkpoint: Checkpoint) -> None:
     assert checkpoint.goal_bank is not None
     known, text, label = checkpoint.goal_bank.states, TextGoal("go left"), LabelGoal(("left",))
     planner = WorldModelPlanner(checkpoint)
@@ -145,18 +147,18 @@ def test_several_goals_at_once_recall_one_state_unless_one_of_them_is_a_state(ch
 
 def test_energies_and_arrival_are_the_goals_own(checkpoint: Checkpoint) -> None:
     queries = [query(TextGoal("go left"), x) for x in (8, 24)]
-    remembers, forgot = (WorldModelPlanner(c).plan(queries) for c in (checkpoint, replace(checkpoint, goal_bank=None)))
-    for told, plain in zip(remembers, forgot, strict=True):
-        assert told.energy_now == pytest.approx(plain.energy_now) and told.reached == plain.reached
+    with_bank, without = (WorldModelPlanner(c).plan(queries) for c in (checkpoint, replace(checkpoint, goal_bank=None)))
+    for retrieved, plain in zip(with_bank, without, strict=True):
+        assert retrieved.energy_now == pytest.approx(plain.energy_now) and retrieved.reached == plain.reached
     inspector, model = Inspector(checkpoint), checkpoint.model
     text = TextObjective(model.projector, model.text.encode(["go left"]), 0.0)
-    for told, asks in zip(remembers, queries, strict=True):  # an independent walk through what is imagined
-        walk = inspector.rollout(inspector.last(asks.frames[None, -inspector.window :]), told.actions[None])
+    for retrieved, asks in zip(with_bank, queries, strict=True):  # an independent rollout
+        walk = inspector.rollout(inspector.last(asks.frames[None, -inspector.window :]), retrieved.actions[None])
         with torch.no_grad():
             energies = [text(seen.states[None], seen.prev_state[None]).item() for seen in walk]
-        np.testing.assert_allclose(told.energies, energies, atol=1e-4)
+        np.testing.assert_allclose(retrieved.energies, energies, atol=1e-4)
     alone = [WorldModelPlanner(checkpoint).plan([one])[0] for one in queries]
-    for together, one in zip(remembers, alone, strict=True):
+    for together, one in zip(with_bank, alone, strict=True):
         np.testing.assert_allclose(together.actions, one.actions, atol=1e-5)
 
 

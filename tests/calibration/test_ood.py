@@ -81,8 +81,8 @@ def test_strange_pictures_are_named_in_the_plan(planner: WorldModelPlanner) -> N
         and "goal picture is out of distribution" in goal.warnings[0]
         and "last frame" in now.warnings[0]
     )
-    [told] = planner.plan([query(goal=TextGoal("left"))])
-    assert told.ood == ()
+    [plan] = planner.plan([query(goal=TextGoal("left"))])
+    assert plan.ood == ()
 
 
 def test_a_checkpoint_without_it_says_that_it_does_not_know(toy_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The learnt proposal: its loss by brute force, what it learns on a known robot, and how it is followed."""
+"""The policy prior: its loss by brute force, what it learns on a known robot, and its samples."""
 
 from __future__ import annotations
 

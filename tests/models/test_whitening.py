@@ -56,7 +56,7 @@ def test_a_folded_distance_is_the_same_distance(fitted: bool) -> None:
 
 
 @pytest.mark.parametrize("fitted", [True, False])
-def test_a_folded_proposal_is_the_same_proposal(fitted: bool) -> None:
+def test_a_folded_policy_prior_gives_equal_outputs(fitted: bool) -> None:
     torch.manual_seed(0)
     policy_prior = PolicyPrior(5, 1, 2, 16)
     if fitted:

@@ -201,7 +201,7 @@ def test_what_is_proposed_is_tried_first_and_kept_when_nothing_is_better() -> No
     start = torch.zeros(2, 3, 2)
     found = solve(score, start, search, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     torch.testing.assert_close(found.actions, target)
-    assert sizes == [16, 16]  # proposals take the place of random candidates
+    assert sizes == [16, 16]  # samples of the policy prior replace random candidates
     few = SearchSettings(candidates=2, iterations=1, horizon=3, elites=1)
     solve(score, start, few, [0, 1], plan, WIDE.expand(2), sample_prior=sample_prior)
     assert sizes[-1] == 2

@@ -176,7 +176,7 @@ def test_avoiding_costs_the_probability_that_all_labels_of_a_place_hold() -> Non
                     np.testing.assert_allclose(inside[b, h], [p[0], p[1] * p[2]], rtol=1e-4)
 
 
-def test_habit_costs_the_squared_deviations_from_the_proposal_at_every_imagined_state() -> None:
+def test_behaviour_prior_costs_the_squared_deviations_from_the_policy_prior_at_every_state() -> None:
     torch.manual_seed(0)
     seen, policy_prior = imagined(), PolicyPrior(2, 4, 2, 16)
     state, prev_state, goal, prev_action = (
@@ -386,7 +386,7 @@ def test_the_plan_is_the_best_of_the_candidates(planner: WorldModelPlanner, kind
         assert result.avoid_probability is None
 
 
-def test_a_strong_habit_is_what_the_proposal_would_do(checkpoint: Checkpoint) -> None:
+def test_a_strong_behaviour_prior_gives_the_mean_of_the_policy_prior(checkpoint: Checkpoint) -> None:
     """However the energy ranks them: the plan is the most usual way, clipped to what the robot can do."""
     model = copy.deepcopy(checkpoint.model)
     last = model.world_model.policy_prior.mlp[-1]
@@ -411,7 +411,7 @@ def test_a_strong_habit_is_what_the_proposal_would_do(checkpoint: Checkpoint) ->
     [free] = WorldModelPlanner(checkpoint).plan([asked])
     np.testing.assert_allclose(result.actions[:, :2], usual, atol=0.02)
     assert np.abs(free.actions[:, :2] - usual).max() > 0.2
-    assert result.energies.sum() > free.energies.sum()  # what is told of a plan is its energy, not its habit
+    assert result.energies.sum() > free.energies.sum()  # a plan reports the energy of the goal, not the behaviour prior
     sentence, without = query(goal=TextGoal("go left")), WorldModelPlanner(checkpoint)
     np.testing.assert_allclose(planner.plan([sentence])[0].actions, without.plan([sentence])[0].actions, atol=1e-5)
 

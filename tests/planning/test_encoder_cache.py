@@ -38,12 +38,12 @@ class Encoder:
         return self.encoder(normalise_frames(clips), cache)
 
 
-def films(count: int, frames: int = 12) -> NDArray[np.uint8]:
+def clips_of(count: int, frames: int = 12) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, frames, 16, 16, 3)).astype(np.uint8)
 
 
 def test_only_the_newest_frame_is_encoded_and_comes_out_as_in_the_whole_clip() -> None:
-    encoder, robots = Encoder(), films(2)
+    encoder, robots = Encoder(), clips_of(2)
     running, whole = EncoderCache(encoder, HISTORY), encoder.whole(robots)
     for now in range(12):
         [seen] = running.last_two([robot[: now + 1] for robot in robots])
@@ -52,7 +52,7 @@ def test_only_the_newest_frame_is_encoded_and_comes_out_as_in_the_whole_clip() -
 
 
 def test_robots_come_and_go_and_do_not_mix() -> None:
-    encoder, robots = Encoder(), films(3)
+    encoder, robots = Encoder(), clips_of(3)
     running, whole = EncoderCache(encoder, HISTORY), encoder.whole(robots)
     order = np.random.default_rng(1)
     for now in range(6, 12):
@@ -62,7 +62,7 @@ def test_robots_come_and_go_and_do_not_mix() -> None:
 
 
 def test_the_same_picture_after_another_past_is_another_stream() -> None:
-    encoder, (one, other) = Encoder(), films(2)
+    encoder, (one, other) = Encoder(), clips_of(2)
     other[5] = one[5]
     running = EncoderCache(encoder, HISTORY)
     running.last_two([one[:6]])
@@ -73,7 +73,7 @@ def test_the_same_picture_after_another_past_is_another_stream() -> None:
 
 
 def test_a_step_that_was_left_out_is_no_stream() -> None:
-    encoder, [robot] = Encoder(), films(1)
+    encoder, [robot] = Encoder(), clips_of(1)
     running = EncoderCache(encoder, HISTORY)
     running.last_two([robot[:6]])
     jump = np.concatenate([robot[:6], robot[7:8], robot[9:10]])
@@ -82,7 +82,7 @@ def test_a_step_that_was_left_out_is_no_stream() -> None:
 
 def test_the_longest_unused_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_cache, "CACHED_SEQUENCES", 2)
-    encoder, robots = Encoder(), films(3)
+    encoder, robots = Encoder(), clips_of(3)
     running = EncoderCache(encoder, HISTORY)
     for robot in robots:
         running.last_two([robot[:6]])

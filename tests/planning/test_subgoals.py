@@ -1,4 +1,4 @@
-"""Sub-goals: the loss of the macro dynamics by brute force, a way around a wall, and what they change in plans."""
+"""Subgoals: the loss of the macro dynamics by brute force, a way around a wall, and what they change in plans."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def planner(checkpoint: Checkpoint, **plan: float) -> WorldModelPlanner:
     return WorldModelPlanner(replace(checkpoint, model=model))
 
 
-def always_far(checkpoint: Checkpoint) -> Checkpoint:
-    """The same model, of which every two states are far apart."""
+def always_distant(checkpoint: Checkpoint) -> Checkpoint:
+    """The same model, in which any two states are many steps apart."""
     model = copy.deepcopy(checkpoint.model)
     with torch.no_grad():
         last = model.world_model.temporal_distance.mlp[-1]
@@ -155,7 +155,7 @@ def test_the_steps_of_a_rollout_follow_each_other() -> None:
 @pytest.mark.parametrize("goal", [LabelGoal(("right",)), TextGoal("go right"), ImageGoal(toy.picture(24, 24))])
 def test_plans_with_sub_goals_are_repeatable_and_do_not_depend_on_the_batch(checkpoint: Checkpoint, goal: Goal) -> None:
     steps = {"temporal_distance": 0.0} if isinstance(goal, ImageGoal) else {}
-    ours = planner(always_far(checkpoint), **steps)
+    ours = planner(always_distant(checkpoint), **steps)
     together = ours.plan([query(goal, seed) for seed in range(3)])
     for seed, result in enumerate(together):
         [alone] = ours.plan([query(goal, seed)])
@@ -163,8 +163,8 @@ def test_plans_with_sub_goals_are_repeatable_and_do_not_depend_on_the_batch(chec
 
 
 @pytest.mark.parametrize("goal", [LabelGoal(("right",)), TextGoal("go right")])
-def test_a_far_goal_in_words_is_searched_for_by_way_of_a_sub_goal(checkpoint: Checkpoint, goal: Goal) -> None:
-    far = always_far(checkpoint)
+def test_a_distant_goal_in_words_is_searched_for_by_way_of_a_subgoal(checkpoint: Checkpoint, goal: Goal) -> None:
+    far = always_distant(checkpoint)
     assert different(planner(far).plan([query(goal)]), planner(far, subgoals=0).plan([query(goal)]))
 
 
@@ -176,20 +176,20 @@ def test_a_goal_within_the_horizon_is_searched_for_as_ever(checkpoint: Checkpoin
 
 
 def test_pictures_with_a_temporal_distance_need_no_sub_goals(checkpoint: Checkpoint) -> None:
-    far, goal = always_far(checkpoint), ImageGoal(toy.picture(24, 24))
+    far, goal = always_distant(checkpoint), ImageGoal(toy.picture(24, 24))
     assert not different(planner(far).plan([query(goal)]), planner(far, subgoals=0).plan([query(goal)]))
 
 
 def test_energies_are_those_of_the_goal_itself(checkpoint: Checkpoint) -> None:
-    [result] = planner(always_far(checkpoint)).plan([query(LabelGoal(("right",)))])
+    [result] = planner(always_distant(checkpoint)).plan([query(LabelGoal(("right",)))])
     [flat] = planner(checkpoint, subgoals=0).plan([query(LabelGoal(("right",)))])
     assert result.energy_now == pytest.approx(flat.energy_now)
-    # Those of the sub-goal count steps, of which ``always_far`` makes thousands; a label costs -log p.
+    # Those of the subgoal count steps, of which ``always_distant`` makes thousands; a label costs -log p.
     assert np.abs(result.energies - result.energy_now).max() < 5
 
 
 def test_a_deadline_that_is_past_is_answered(checkpoint: Checkpoint) -> None:
-    [result] = planner(always_far(checkpoint)).plan([replace(query(LabelGoal(("right",))), deadline=0.0)])
+    [result] = planner(always_distant(checkpoint)).plan([replace(query(LabelGoal(("right",))), deadline=0.0)])
     assert np.isfinite(result.actions).all() and result.iterations == 1
 
 

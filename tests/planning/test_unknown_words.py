@@ -51,7 +51,7 @@ def test_an_older_checkpoint_does_not_know_its_words(toy_run: Path, toy_store: P
     save_checkpoint(tmp_path / "old", checkpoint.model, wordless)
     config = toy.config(action={"steps": 1})
     tuned = run_pipeline(config, toy_store, tmp_path / "tuned", ("action",), tmp_path / "old", progress=False)
-    assert load_checkpoint(tuned).manifest.words == ()  # these captions are not all that it was told
+    assert load_checkpoint(tuned).manifest.words == ()  # these are not all captions that it was trained on
 
 
 @pytest.mark.parametrize(
