@@ -32,6 +32,9 @@ def train(
         Path | None,
         typer.Option(help="DeepSpeed's JSON file, for ZeRO in place of DDP; deepspeed_zero2.json is shipped."),
     ] = None,
+    context_parallel: Annotated[
+        int, typer.Option(min=1, help="Ranks that share a clip and shard its sequence of chunks (ring attention).")
+    ] = 1,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks on this machine: one per GPU, or CPU processes.")] = 1,
     nnodes: Annotated[int, typer.Option(min=1, help="Machines; give the same command on each.")] = 1,
     rdzv_endpoint: Annotated[
@@ -61,21 +64,24 @@ def train(
     if deepspeed is not None:
         read_deepspeed_config(deepspeed)
     if launch.several:
+        if nproc * nnodes % context_parallel:
+            raise UserError(f"--context-parallel {context_parallel} does not divide the {nproc * nnodes} ranks")
         # What is wrong is said here, in one line, and not by every rank and its launcher.
         for name in (name.strip() for name in phases.split(",")):
             if name in PHASES:
-                getattr(loaded, name).check_ranks(name, nproc * nnodes)
+                getattr(loaded, name).check_ranks(name, nproc * nnodes // context_parallel)
         check_collected(data)
         words = ["--data", str(data), "--config", config, "--phases", phases, "--work-dir", str(work_dir)]
         words += [] if init_from is None else ["--init-from", str(init_from)]
         words += [] if deepspeed is None else ["--deepspeed", str(deepspeed)]
+        words += ["--context-parallel", str(context_parallel)]
         start(launch, [*words, *(word for setting in set_ or [] for word in ("--set", setting))])
     from hnet_vjepa.pipeline import parse_phases, run_pipeline
     from hnet_vjepa.utils.distrib import Parallelism
 
     chosen = parse_phases(phases)
     check_collected(data)
-    last = run_pipeline(loaded, data, work_dir, chosen, init_from, parallelism=Parallelism(deepspeed))
+    last = run_pipeline(loaded, data, work_dir, chosen, init_from, parallelism=Parallelism(deepspeed, context_parallel))
     if os.environ.get("RANK", "0") != "0":
         return
     done = json.loads((work_dir / "pipeline.json").read_text())["phases"]

@@ -69,8 +69,8 @@ class ChunkViT(HNetViT):
         self.dim = size.width
         self.window = size.window
 
-    def _contextualise(self, tokens: Tensor, sizes: Tensor, mask: Tensor, rows: int) -> Tensor:
-        return super()._contextualise(self.widen(tokens), sizes, mask, rows)
+    def _contextualise(self, tokens: Tensor, sizes: Tensor, mask: Tensor, rows: int, across: bool) -> Tensor:
+        return super()._contextualise(self.widen(tokens), sizes, mask, rows, across)
 
     def tokens(self, video: Tensor) -> Tensor:
         """Video B x T x H x W x 3 to tokens B x (windows * M') x width, with attention across windows."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hnet_vjepa.models.ops import attention
+from hnet_vjepa.utils.collectives import context_group
+from hnet_vjepa.utils.ring_attention import ring_attention
 
 
 def key_bias(mask: Tensor | None, log_size: Tensor | None = None) -> Tensor | None:
@@ -39,14 +41,24 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Return B x N x D; ``bias`` (B x 1 x 1 x M) is added to the logits."""
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None, sharded: bool = False
+    ) -> Tensor:
+        """Return B x N x D; ``bias`` (B x 1 x 1 x M) is added to the logits.
+
+        ``sharded``: x and bias are this rank's part of a sequence that the ranks of a context share (ring attention).
+        """
         context = x if context is None else context
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B x heads x N x d
         k, v = (
             self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # 2 of B x heads x M x d
-        attended = attention(q, k, v, bias)
+        if sharded and bias is not None:
+            keys = bias[:, 0, 0]  # B x M
+            missing = keys.isneginf()
+            attended = ring_attention(q, k, v, missing, keys.masked_fill(missing, 0.0), context_group())
+        else:
+            attended = attention(q, k, v, bias)
         return self.out(attended.transpose(1, 2).flatten(2))  # B x N x D
 
 
@@ -61,9 +73,9 @@ class Block(nn.Module):
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """B x N x D -> B x N x D, with an additive key bias (B x 1 x 1 x N)."""
-        x = x + self.attention(self.attention_norm(x), bias=bias)
+    def forward(self, x: Tensor, bias: Tensor | None = None, sharded: bool = False) -> Tensor:
+        """B x N x D -> B x N x D, with an additive key bias (B x 1 x 1 x N); ``sharded`` as for Attention."""
+        x = x + self.attention(self.attention_norm(x), bias=bias, sharded=sharded)
         mixed: Tensor = x + self.mlp(self.mlp_norm(x))
         return mixed
 

@@ -34,8 +34,10 @@ from hnet_vjepa.trainers.resume import Save, read_save, write_save
 from hnet_vjepa.utils.collectives import (
     any_rank,
     broadcast_from_first,
+    data_rank,
     differing_ranks,
     gather_values,
+    lay_out,
     mean_over_ranks,
     without_other_ranks,
 )
@@ -80,7 +82,6 @@ def check_data(phase: Phase, config: Config, store: EpisodeStore) -> None:
         raise UserError(f"{store.path} can not train the phase '{phase.name}': {reason}; leave it out of --phases")
     for split in ("train", "held_out"):
         ClipSampler(store, store.info.action, split, settings.clip_frames, config.seed)
-    settings.check_ranks(phase.name, world_size())
 
 
 def train(
@@ -121,8 +122,11 @@ def train(
         data.brightness,
         phase.hindsight,
     )
-    micro_batch = config.batch_size // (world_size() * config.accumulate)
+    parts = world_size() // parallelism.context
+    config.check_ranks(phase.name, parts)
+    micro_batch = config.batch_size // (parts * config.accumulate)
     accelerator = make_accelerator(parallelism, micro_batch, config.accumulate, config.clip_norm)
+    lay_out(parallelism.context)
     main, spreads = accelerator.is_main_process, folder / "spread.jsonl"
     say = functools.partial(print, flush=True) if progress and main else lambda line: None
     model.requires_grad_(False)
@@ -244,7 +248,7 @@ def _step(
     norm: Tensor | None = None
     for part in range(config.accumulate):
         number = step * config.accumulate + part
-        batch = sampler.batch(number, size, accelerator.process_index, accelerator.num_processes)
+        batch = sampler.batch(number, size, *data_rank())
         batch = batch.to(accelerator.device)
         with accelerator.accumulate(optimisation.loss):
             loss, terms = optimisation.loss(batch)

@@ -24,10 +24,12 @@ from hnet_vjepa.utils.deepspeed_config import completed, read_deepspeed_config
 class Parallelism:
     """How a run is spread over ranks. It changes no loss, so it is a property of the run and not of the configuration.
 
-    ``deepspeed``: DeepSpeed's JSON file, for ZeRO; None for DistributedDataParallel.
+    ``deepspeed``: DeepSpeed's JSON file, for ZeRO; None for DistributedDataParallel. ``context``: how many ranks share
+    their clips and shard the transformer's sequence of a clip among them (ring attention).
     """
 
     deepspeed: Path | None = None
+    context: int = 1
 
 
 def world_size() -> int:

@@ -25,6 +25,7 @@ SETTINGS = {"steps": STEPS, "batch_size": 8, "accumulate": 2, "learning_rate": 5
 ENGINES = {
     "torchrun, one rank": ([sys.executable, "-m", "torch.distributed.run", "--standalone", "-m", "cli", "train"], []),
     "ddp, two ranks": ([sys.executable, "-m", "cli", "train"], ["--nproc", "2"]),
+    "context of two ranks": ([sys.executable, "-m", "cli", "train"], ["--nproc", "2", "--context-parallel", "2"]),
     "zero, one process": ([sys.executable, "-m", "cli", "train"], ["--deepspeed", "deepspeed_zero2.json"]),
     "zero, two ranks": (
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +20,7 @@ from hnet_vjepa.models.hnet.sparse_attention import NativeSparseAttention
 from hnet_vjepa.models.hnet.tokenizers import make_tokenizer
 from hnet_vjepa.models.ops import grid_positions
 from hnet_vjepa.models.transformer import Block, key_bias
+from hnet_vjepa.utils.collectives import context_ranks, gather_sequence, shard_sequence
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class HNetViT(nn.Module):
         sizes, mask = split(pooled.sizes), split(pooled.mask)
         placed = pooled.centroids if not across else centroids.flatten(0, 1)  # alone, every window is the first
         tokens = pooled.slots + self.position(placed, pooled.sizes)  # (B*W) x M' x D
-        tokens = self._contextualise(tokens, sizes, mask, batch if across else batch * windows)
+        tokens = self._contextualise(tokens, sizes, mask, batch if across else batch * windows, across)
         return Chunks(
             tokens=tokens.reshape(batch, windows, -1, self.dim),
             centroids=centroids,
@@ -163,14 +166,25 @@ class HNetViT(nn.Module):
             grid=(window, height, width),
         )
 
-    def _contextualise(self, tokens: Tensor, sizes: Tensor, mask: Tensor, rows: int) -> Tensor:
-        """Run the transformer over ``rows`` sequences of chunks, each chunk weighing as much as its size."""
+    def _contextualise(self, tokens: Tensor, sizes: Tensor, mask: Tensor, rows: int, across: bool) -> Tensor:
+        """Run the transformer over ``rows`` sequences of chunks, each chunk weighing as much as its size.
+
+        Under context parallelism the sequence of a whole clip is sharded over the ranks that share it; it is filled up
+        with padding to a length that they divide.
+        """
         x = tokens.reshape(rows, -1, self.dim)
         bias = key_bias(mask.reshape(rows, -1), sizes.reshape(rows, -1).clamp(min=1e-3).log())
+        assert bias is not None
+        ranks, length = context_ranks(), x.shape[1]
+        sharded = across and ranks > 1
+        if sharded:
+            fill = -length % ranks
+            x = shard_sequence(F.pad(x, (0, 0, 0, fill)), 1)
+            bias = shard_sequence(F.pad(bias, (0, fill), value=-math.inf), 3)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, bias, use_reentrant=False)
+                x = checkpoint(block, x, bias, sharded, use_reentrant=False)
             else:
-                x = block(x, bias)
+                x = block(x, bias, sharded)
         normed: Tensor = self.norm(x)
-        return normed
+        return gather_sequence(normed)[:, :length] if sharded else normed
