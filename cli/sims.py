@@ -88,7 +88,7 @@ def manifest(
         typer.Option(help="Another directory than the package's own, or ./manifests for a task outside this package."),
     ] = None,
 ) -> None:
-    """Write down the pairs that a task is judged on, and what random actions and the scripted controller reach.
+    """Write the pairs that a task is evaluated on, with the success of random actions and of the scripted controller.
 
     'hnet evaluate' then notices when another version of the physics gives other pairs. For whoever adds a task, and
     after an intended change of physics; commit the file. For a task outside this package it goes to ./manifests, where

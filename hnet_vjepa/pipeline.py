@@ -1,4 +1,4 @@
-"""The training pipeline: phases one after another, each from the checkpoint before, with a manifest of what was done.
+"""The training pipeline: phases in order, each from the previous checkpoint, with a manifest of the run.
 
 ``work_dir`` holds ``pipeline.json``, and for each phase a checkpoint ``<phase>/`` and its log ``<phase>.run/``; the
 action phase logs what it begins with to ``encoder_adaptation.run/``, and its second half to ``heads.run/``.
@@ -41,14 +41,14 @@ from hnet_vjepa.utils.files import write_json_atomic
 from hnet_vjepa.utils.lock import locked
 from hnet_vjepa.utils.runtime import machine, set_seed, versions
 
-# Training a phase moves what these others were built on: they have to be trained again.
+# Training a phase invalidates these phases, which depend on the modules that it changes.
 UNDONE_BY: dict[PhaseName, tuple[PhaseName, ...]] = {
     "pretrain": ("pretrain", "language", "probe", "action"),
     "language": ("language", "probe", "action"),
     "probe": ("probe",),
     "action": ("action",),
 }
-# What a phase's result lives in: when any of it starts fresh, the phase counts as not trained.
+# The modules that hold a phase's result: when a weight of them starts fresh, the phase counts as not trained.
 PARTS: dict[PhaseName, tuple[str, ...]] = {
     "pretrain": ("backbone.",),
     "language": ("backbone.", "world_model.readout.", "text.", "projector."),
@@ -69,7 +69,7 @@ def parse_phases(text: str) -> tuple[PhaseName, ...]:
 
 
 def make_phase(name: PhaseName, trained: Sequence[PhaseName], store: EpisodeStore) -> Phase:
-    """The phase object; the action phase rehearses the heads trained before it, as far as the data can teach them."""
+    """The phase object; the action phase rehearses the heads trained before it that the data can train."""
     simple: dict[PhaseName, Phase] = {"pretrain": Pretrain(), "language": Language(), "probe": Probe()}
     if name in simple:
         return simple[name]
@@ -77,14 +77,14 @@ def make_phase(name: PhaseName, trained: Sequence[PhaseName], store: EpisodeStor
 
 
 def _parts(phase: Phase, config: Config) -> list[Phase]:
-    """What the loop trains for a phase, one after another."""
+    """The stages of a phase, in order."""
     if phase.name != "action":
         return [phase]
     return [*([EncoderAdaptation()] if config.encoder_adaptation else []), phase, Heads()]
 
 
 def describe_robot(store: EpisodeStore, learns_states: bool = False) -> Robot:
-    """Camera, action spec normalised on the training split, labels, and what of the recorded state a model learns."""
+    """Camera, action spec normalised on the training split, labels, and the states that supervise a model."""
     actions = np.concatenate([e.actions for e in store.split("train")])
     return Robot(
         camera=store.info.camera,
@@ -223,7 +223,7 @@ def _before(name: PhaseName, work_dir: Path) -> Path | None:
 
 
 def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
-    """Start ``pipeline.json``, or compare it with the run that is asked for; nothing trained yet may be replaced."""
+    """Write ``pipeline.json``, or compare it with the requested run; a run without results may be replaced."""
     file = work_dir / "pipeline.json"
     if file.is_file():
         before = _read_pipeline(work_dir)
@@ -240,7 +240,7 @@ def _check_same_run(work_dir: Path, settings: dict[str, object]) -> None:
 
 
 def _filled_up(settings: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings with the defaults of fields that are newer than the run, which did what these say."""
+    """A run's settings, completed by the defaults of fields that are newer than the run."""
     try:
         return {**settings, "config": parse_config(settings["config"], "").model_dump(mode="json")}
     except (KeyError, UserError):  # a field of it is gone: the difference will name it
@@ -263,7 +263,7 @@ def _differences(prefix: str, before: object, now: object) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(set(before) | set(now))
         return [d for key in keys for d in _differences(f"{prefix}.{key}".lstrip("."), before.get(key), now.get(key))]
-    # Change no result, and are what one changes after a kill.
+    # These change no result, and are what one changes after a kill.
     harmless = prefix.endswith((".save_every", ".log_every")) or _is_search(prefix)
     return [] if before == now or harmless else [prefix]
 
@@ -275,10 +275,10 @@ def _is_search(field: str) -> bool:
 
 
 def _start(config: Config, store: EpisodeStore, before: Path | None) -> tuple[HNetVJEPA, Manifest]:
-    """The model a phase starts from, and what was done to it so far.
+    """The model a phase starts from, and its manifest so far.
 
     A checkpoint of this very run is taken as it is. Another one (fine-tuning) gives every weight that fits; the robot's
-    action normalisation stays the checkpoint's, since its dynamics know actions in that scale only.
+    action normalisation stays the checkpoint's, since its dynamics were trained in that scale.
     """
     robot = describe_robot(store, config.learns_states)
     if before is None:

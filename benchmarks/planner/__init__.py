@@ -1,1 +1,1 @@
-"""The planner: how fast, how cheap beside a peer, how good, and what each part of it is worth."""
+"""The planner: latency, cost beside a peer, success, and ablations of its parts."""

@@ -117,7 +117,7 @@ class HeadsConfig(StageConfig):
 class DataConfig(Section):
     """Which episodes are held out, and how the pictures of the others are augmented in training."""
 
-    folds: int = Field(default=10, gt=1, description="every so-many-th episode is held out")
+    folds: int = Field(default=10, gt=1, description="one in so many episodes is held out")
     held_out_fold: int = Field(default=9, ge=0, description="remainder of the held-out episodes' numbers by folds")
     shift: int = Field(default=0, ge=0, description="largest random shift of a clip, in pixels")
     brightness: float = Field(

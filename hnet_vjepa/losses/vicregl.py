@@ -106,7 +106,7 @@ def vicregl_loss(
     """
     if not 0 <= alpha <= 1 or matches < 1:
         raise ValueError(f"alpha lies in [0, 1] and matches starts at 1; got {alpha}, {matches}")
-    # What lies in padding must not matter, not even as NaN times zero in a gradient.
+    # Values in padding must have no influence, not even as NaN times zero in a gradient.
     x = wide(x).masked_fill(x_mask[..., None], 0.0)
     y = wide(y).masked_fill(y_mask[..., None], 0.0)
     x_live, y_live = ~x_mask, ~y_mask

@@ -1,4 +1,4 @@
-"""What the ranks of a run compute together. With one process every function does the same without communication."""
+"""Collective operations of the ranks of a run. With one process they need no communication."""
 
 from __future__ import annotations
 

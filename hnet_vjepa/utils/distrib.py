@@ -1,4 +1,4 @@
-"""One place where a run becomes distributed, and where the outcome is checked."""
+"""Starting a distributed run: the accelerator, its checks, and the process group."""
 
 from __future__ import annotations
 

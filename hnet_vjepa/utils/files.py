@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a kill or a full disk never leaves half of one."""
+"""Atomic writes: a crash, a kill or a full disk never leaves a partial file."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def listing_hash(files: Iterable[Path], root: Path) -> str:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside ``path`` that nobody uses; it starts with a dot, so that no reader takes it for data."""
+    """An unused name beside ``path``; it starts with a dot, so that readers ignore it."""
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(6)}")
 
 

@@ -1,4 +1,4 @@
-"""The machine this process runs on: seeds, versions, and whether bf16 is worth it."""
+"""The machine this process runs on: seeds, versions, and the choice of precision."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def choose_precision(wanted: str) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """What a measured number must say of the machine it was measured on."""
+    """Description of this machine, stored with every measurement."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]

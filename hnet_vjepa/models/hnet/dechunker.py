@@ -78,7 +78,7 @@ class Dechunker(nn.Module):
         with torch.autocast(chunks.device.type, enabled=False):
             wide = torch.promote_types(chunks.dtype, torch.float32)
             live = chunk_mask[..., None]
-            # What lies in a dead slot must not reach the others, whatever it is.
+            # Values of dead chunks must not reach the others, not even as NaN.
             chunks = chunks.to(wide).masked_fill(live, 0.0)
             centroids = centroids.to(wide).masked_fill(live, 0.0)
             share = assignment.to(wide).masked_fill(chunk_mask[:, None], 0.0)  # B x N x K

@@ -18,7 +18,7 @@ from hnet_vjepa.models.hnet.routing import Routing, SparseRouting
 from hnet_vjepa.models.ops import straight_through
 
 TINY = 1e-6
-NOTHING = 1e-2  # cells' worth: a chunk of a frame that is not there
+NOTHING = 1e-2  # size in cells below which a chunk of a padded frame is masked
 
 
 class Tokenizer(Protocol):
