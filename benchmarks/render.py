@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import config_tables
 from benchmarks.chunking import tables as chunking
+from benchmarks.distributed import tables as distributed
 from benchmarks.planner import tables as planner
 from benchmarks.record import RESULTS, ROOT, read_result
 from benchmarks.table import MakeTable, MissingPartError, Parts, Result, markdown, origin, rate
@@ -240,6 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sims-diagnosis": sims_diagnosis,
     **{name: partial(of_parts, "planner", make) for name, make in planner.TABLES.items()},
     **{name: partial(of_parts, "chunking", make) for name, make in chunking.TABLES.items()},
+    **{name: partial(of_parts, "distributed", make) for name, make in distributed.TABLES.items()},
     **config_tables.TABLES,
 }
 

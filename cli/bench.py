@@ -16,7 +16,7 @@ import typer
 from hnet_vjepa.errors import UserError, one_of
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, when this is one
-NAMES = ("chunking", "planner", "sims")
+NAMES = ("chunking", "distributed", "planner", "sims")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ALL_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -36,6 +36,9 @@ def bench(
 
     chunking: speed beside V-JEPA 2 (minutes; needs the extra 'vjepa2') and chunks compared with other tokens (48
     trainings, hours). Writes benchmarks/results/chunking.json.
+
+    distributed: equal losses on every engine, killed ranks, memory of sharded sequences; a quarter of an hour. Writes
+    benchmarks/results/distributed.json.
 
     Timings need an idle machine. An interrupted benchmark continues when the command is repeated. A result names its
     machine, date and commit.

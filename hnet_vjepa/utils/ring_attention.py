@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 Group = dist.ProcessGroup | None
 # Keys travel in both directions, by turns: hops +1, -1, +2, -2 ... from home. Both directions of every link are used.
 DIRECTIONS = (1, -1)
+QUERIES = 512  # whose scores are in memory together: B x heads x QUERIES x L
 
 
 def ring_attention(
@@ -80,15 +81,36 @@ def _finite(logsum: Tensor) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """B x heads x L x d twice and B x L: B x heads x L x L."""
+    """B x heads x Q x d, B x heads x L x d and B x L: B x heads x Q x L."""
     return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias[:, None, None]
 
 
 def _visit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Partial result over one block of keys: o_b, B x heads x L x d, and l_b, B x heads x L x 1."""
-    scores = _scores(q, k, bias)
-    logsum = scores.logsumexp(-1, keepdim=True)
-    return (scores - _finite(logsum)).exp() @ v, logsum
+    found = []
+    for some in q.split(QUERIES, 2):
+        scores = _scores(some, k, bias)
+        logsum = scores.logsumexp(-1, keepdim=True)
+        found.append((scores.sub_(_finite(logsum)).exp_() @ v, logsum))
+    outs, logsums = zip(*found, strict=True)
+    return torch.cat(outs, 2), torch.cat(logsums, 2)
+
+
+def _visit_backward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, grad: Tensor, delta: Tensor, base: Tensor, dq: Tensor
+) -> list[Tensor]:
+    """Gradients of one block of keys: dk_b, dv_b and dbias_b; that of the queries is added to ``dq``."""
+    scale = 1 / math.sqrt(q.shape[-1])
+    dk, dv, dbias = torch.zeros_like(k), torch.zeros_like(v), torch.zeros_like(bias)
+    for start in range(0, q.shape[2], QUERIES):
+        rows = slice(start, start + QUERIES)
+        p = _scores(q[:, :, rows], k, bias).sub_(base[:, :, rows]).exp_()  # B x heads x Q x L
+        dv += p.transpose(-1, -2) @ grad[:, :, rows]
+        ds = p.mul_(grad[:, :, rows] @ v.transpose(-1, -2) - delta[:, :, rows])
+        dq[:, :, rows] += ds @ k * scale
+        dk += ds.transpose(-1, -2) @ q[:, :, rows] * scale
+        dbias += ds.sum((1, 2))
+    return [dk, dv, dbias]
 
 
 def _merge(out: Tensor, logsum: Tensor, out_b: Tensor, logsum_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +181,7 @@ class _RingAttention(torch.autograd.Function):
         """
         q, k, v, bias, out, logsum = ctx.saved_tensors
         group: Group = ctx.group
-        world, scale = dist.get_world_size(group), 1 / math.sqrt(q.shape[-1])
+        world = dist.get_world_size(group)
         trains: list[list[Tensor] | None] = [None, None]
         home: list[Tensor] = []
         with torch.autocast(q.device.type, enabled=False):
@@ -169,10 +191,7 @@ class _RingAttention(torch.autograd.Function):
             base = _finite(logsum)
             for hop, (k_b, v_b, bias_b) in enumerate(_circulate([k, v, bias], group)):
                 keys, values = k_b.to(bias.dtype), v_b.to(bias.dtype)
-                p = (_scores(queries, keys, bias_b) - base).exp()  # B x heads x L x L
-                ds = p * (grad @ values.transpose(-1, -2) - delta)
-                dq += ds @ keys * scale
-                block = [ds.transpose(-1, -2) @ queries * scale, p.transpose(-1, -2) @ grad, ds.sum((1, 2))]
+                block = _visit_backward(queries, keys, values, bias_b, grad, delta, base, dq)
                 if hop == 0:
                     home = block
                     continue

@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hnet_vjepa.utils import ring_attention as ring
 from hnet_vjepa.utils.ring_attention import ring_attention
 
 B, HEADS, LOCAL, DIM = 3, 2, 5, 4
@@ -143,6 +144,8 @@ def ring_worker(rank: int, world: int) -> None:
     compare(rank, world, None, torch.float32, 1e-5)
     compare(rank, world, None, torch.bfloat16, 2e-2)
     some_padded(rank, world)
+    ring.QUERIES = 2  # scores of two queries at a time; 5 of them are on each rank
+    compare(rank, world, None, torch.float64, 1e-10)
     if world == 3:
         # Ranks 0 and 2 share a sequence: numbers inside the group are not those of the world.
         group = dist.new_group([0, 2])

@@ -1,0 +1,1 @@
+"""Training over several ranks: equal losses, killed ranks, and memory of sharded sequences."""
