@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.imports import imports, note
+
 if TYPE_CHECKING:
     from hnet_vjepa.data.store import EpisodeStore
     from hnet_vjepa.data.summary import Column, Summary
 
 app = typer.Typer(help="Collect, import and inspect episodes.", no_args_is_help=True)
-imports = typer.Typer(help="Import episodes that were recorded elsewhere.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 
@@ -40,52 +40,6 @@ def collect_episodes(
     from sims.core.collect import collect
 
     print(f"collected {episodes} episodes in {collect(task, episodes, seed, out, workers)}")
-
-
-@imports.command("rlds")
-def import_rlds_episodes(
-    path: Annotated[Path, typer.Argument(help="A .tfrecord file, or a directory of them.")],
-    out: Annotated[Path, typer.Argument(help="Directory of the new data set.")],
-    camera: Annotated[str, typer.Option(help="Which of the recorded cameras.")] = "image_0",
-    dt: Annotated[float, typer.Option(help="Seconds between two steps; Bridge was recorded at 5 Hz.")] = 0.2,
-    size: Annotated[
-        str | None, typer.Option(help="Pixels: 64, or 48x64 (height x width); by default the recorded size.")
-    ] = None,
-) -> None:
-    """Import RLDS episodes with 7-D actions, such as BridgeData V2.
-
-    Run the same command again to resume an interrupted import.
-
-    Example: hnet data import rlds bridge_dataset/1.0.0 data/bridge --size 64
-    """
-    from hnet_vjepa.data.importers.rlds import import_rlds
-    from hnet_vjepa.data.video import parse_size
-
-    _imported(import_rlds(path, out, camera, dt, parse_size(size) if size else None, _note))
-
-
-@imports.command("folder")
-def import_folder_of_episodes(
-    path: Annotated[Path, typer.Argument(help="The directory that holds one directory per episode.")],
-    out: Annotated[Path, typer.Argument(help="Directory of the new data set.")],
-    dt: Annotated[float, typer.Option(help="Seconds between two frames: the robot's control interval.")],
-    size: Annotated[str, typer.Option(help="Pixels: 64, or 48x64 (height x width).")] = "64",
-    camera: Annotated[
-        str | None, typer.Option(help="Name of the video or picture directory, where an episode has several.")
-    ] = None,
-) -> None:
-    """Import your own recordings: per episode a directory with a video (or numbered pictures) and an actions.csv.
-
-    actions.csv has a header and a row per transition. Optional: captions.txt, states.csv and labels.csv beside it, and
-    one robot.json in PATH with the names and bounds of the actions. Pictures are scaled to cover --size and cropped to
-    their centre. Run the same command again to resume an interrupted import.
-
-    Example: hnet data import folder recordings data/mine --size 64 --dt 0.2
-    """
-    from hnet_vjepa.data.importers.folder import import_folder
-    from hnet_vjepa.data.video import parse_size
-
-    _imported(import_folder(path, out, parse_size(size), dt, camera, _note))
 
 
 @app.command("info")
@@ -114,23 +68,12 @@ def info(
     summary = summarise(store)
     if sheet is not None:
         write_bytes_atomic(sheet, encode_png(contact_sheet(store.episodes)))
-        _note(f"wrote {sheet}")
+        note(f"wrote {sheet}")
     if as_json:
         described = {"store": store.info.model_dump(mode="json"), **asdict(summary), "verified": verify}
         print(json.dumps(described, indent=2))
     else:
         _show(store, summary, verify)
-
-
-def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr)
-
-
-def _imported(out: Path) -> None:
-    from hnet_vjepa.data.store import EpisodeStore
-
-    store = EpisodeStore(out)
-    print(f"imported {len(store.episodes)} episodes, {sum(map(len, store.episodes))} frames into {out}")
 
 
 def _show(store: EpisodeStore, summary: Summary, verified: bool) -> None:

@@ -21,6 +21,7 @@ class ActionSpec(BaseModel):
     ``actions[t]`` is a vector of ``dim`` numbers that moves frame t to frame t + 1. Only the ``active`` dimensions
     are learnt and planned; the others are always zero. ``low`` and ``high`` bound what a planner may command.
     ``mean`` and ``std`` normalise the active dimensions for the model and are measured on the training data.
+    A recording without actions has no dimensions at all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,7 +53,7 @@ class ActionSpec(BaseModel):
             if low > high:
                 raise ValueError(f"low must not be above high; {name} has {low:g} and {high:g}")
         rising = list(self.active) == sorted(set(self.active))
-        if not self.active or not rising or self.active[0] < 0 or self.active[-1] >= dim:
+        if dim and (not self.active or not rising or self.active[0] < 0 or self.active[-1] >= dim):
             raise ValueError(f"active must be rising indices from 0 to {dim - 1}, at least one; got {self.active}")
         if any(not 0 <= dimension < dim for dimension in self.absolute):
             raise ValueError(f"absolute must be indices from 0 to {dim - 1}; got {self.absolute}")
@@ -68,7 +69,7 @@ class ActionSpec(BaseModel):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.active):
                 raise ValueError(f"{field} has {len(values)} entries; there are {len(self.active)} active dimensions")
-        if self.std is not None and min(self.std) <= 0:
+        if self.std is not None and min(self.std, default=1) <= 0:
             raise ValueError("std must be positive")
         return self
 

@@ -14,8 +14,8 @@ import pytest
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.utils import files
 from hnet_vjepa.utils.files import (
+    content_hash,
     directory_atomic,
-    listing_hash,
     remove_stale,
     sha256,
     write_bytes_atomic,
@@ -155,7 +155,7 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     (tmp_path / "b").write_bytes(b"abc")
     both = [tmp_path / "a", tmp_path / "b"]
-    assert listing_hash(both, tmp_path) == listing_hash(both[::-1], tmp_path)
-    before = listing_hash(both, tmp_path)
-    (tmp_path / "b").write_bytes(b"abcd")
-    assert listing_hash(both, tmp_path) != before
+    assert content_hash(both, tmp_path) == content_hash(both[::-1], tmp_path)
+    before = content_hash(both, tmp_path)
+    (tmp_path / "b").write_bytes(b"abd")  # of the same size
+    assert content_hash(both, tmp_path) != before

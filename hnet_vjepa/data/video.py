@@ -12,16 +12,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hnet_vjepa.errors import UserError
 
 Size = tuple[int, int]  # height, width in pixels
 VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
+MOST_PIXELS = 50_000_000  # of a picture; a frame of 8K video has 33 million
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -48,12 +50,16 @@ def fit(picture: Image.Image, size: Size) -> NDArray[np.uint8]:
 
 
 def decode_picture(data: bytes, where: str) -> Image.Image:
-    """Decode a PNG, JPEG, BMP or WebP picture to RGB. Raises UserError when it is damaged, huge or not of 8 bits."""
+    """Decode a PNG, JPEG, BMP or WebP picture to RGB, upright (EXIF).
+
+    Raises UserError when it is damaged, of more than 50 million pixels or not of 8 bits.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP")) as picture:
             if picture.mode[0] in "IF":  # 16 or 32 bits: Pillow would cut the values off, not scale them
                 raise UserError(f"{where} has more than 8 bits per channel; convert it to 8")
-            return picture.convert("RGB")
+            _check_pixels(picture.width, picture.height, where)
+            return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} is not a readable picture ({' '.join(str(error).split())})") from error
 
@@ -80,16 +86,32 @@ def pictures_of(path: Path) -> Iterator[Image.Image]:
     """The frames of a video, upright. Raises UserError when it is damaged."""
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} has no video stream")
-            stream = container.streams.video[0]
+            stream = video_stream(container, str(path))
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                # Telephones store upright pictures lying down, with the angle beside them.
-                picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-                yield picture.rotate(frame.rotation, expand=True)
+                yield upright(frame)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not a readable video ({error.strerror or error})") from error
+
+
+def video_stream(container: Any, path: str) -> Any:
+    """The container's first video stream. Raises UserError when it has none, or one of huge pictures."""
+    if not container.streams.video:
+        raise UserError(f"{path} has no video stream")
+    stream = container.streams.video[0]
+    _check_pixels(stream.width, stream.height, path)
+    return stream
+
+
+def upright(frame: Any) -> Image.Image:
+    """A decoded frame as an RGB picture. Telephones store upright pictures lying down, with the angle beside them."""
+    picture: Image.Image = frame.to_image()
+    return picture.rotate(frame.rotation, expand=True)
+
+
+def _check_pixels(width: int, height: int, where: str) -> None:
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{where} has {width} x {height} pixels; at most {MOST_PIXELS / 1e6:.0f} million are read")
 
 
 def read_pictures(folder: Path, size: Size) -> NDArray[np.uint8]:

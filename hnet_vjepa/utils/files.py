@@ -108,10 +108,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def listing_hash(files: Iterable[Path], root: Path) -> str:
-    """Short hash of the names (relative to ``root``) and sizes of files: tells one set of sources from another."""
-    listing = sorted((str(file.relative_to(root)), file.stat().st_size) for file in files)
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+def content_hash(files: Iterable[Path], root: Path) -> str:
+    """Short hash of the names (relative to ``root``) and contents of files: tells one set of sources from another.
+
+    Raises UserError when a file can not be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name, file in sorted((str(file.relative_to(root)), file) for file in set(files)):
+            digest.update(json.dumps([name, sha256(file)]).encode())
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
 
 
 def _temporary(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from hnet_vjepa.data.importers import base
 from hnet_vjepa.data.importers.folder import import_folder
-from hnet_vjepa.data.store import EpisodeStore, plan_shards
+from hnet_vjepa.data.store import EpisodeStore, plan_shards, write_shard
 from hnet_vjepa.errors import UserError
 from tests.data.test_video import LEVELS, assert_alike, moving_frames, write_pictures, write_video
 
@@ -129,21 +128,27 @@ def test_an_interrupted_import_is_taken_up(tmp_path: Path, monkeypatch: pytest.M
     root, out = tmp_path / "in", tmp_path / "store"
     for number in range(4):
         record(root, f"e{number}")
-    shutil.copy(root / "e0" / "0001.png", tmp_path / "saved.png")
     whole = quiet(root, tmp_path / "whole").fingerprint()
 
-    picture = root / "e2" / "0003.png"
-    saved = picture.read_bytes()
-    picture.write_bytes(b"0" * len(saved))
-    refused(root, r"e2/0003\.png is not a readable picture")
+    def killed(path: Path, number: int, *rest: object) -> None:
+        if number == 2:
+            raise UserError("the disk is full")
+        write_shard(path, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(base, "write_shard", killed)
+    refused(root, "the disk is full")
+    monkeypatch.setattr(base, "write_shard", write_shard)
     assert sorted(entry.name for entry in (out / "shards").iterdir()) == ["00000", "00001"]
     with pytest.raises(UserError, match="half-written: 2 of 4"):
         EpisodeStore(out)
-    picture.write_bytes(saved)
     stamp = (out / "shards" / "00000").stat().st_mtime_ns
     assert quiet(root, out).fingerprint() == whole
     assert (out / "shards" / "00000").stat().st_mtime_ns == stamp  # was not decoded again
     refused(root, r"other episodes \(camera differ\)", size=(16, 16))
+    table = (root / "e1" / "actions.csv").read_text()
+    (root / "e1" / "actions.csv").write_text(table.replace("0", "1"))  # of the same size
+    refused(root, r"other episodes \((action, )?settings differ\)")
+    (root / "e1" / "actions.csv").write_text(table)
     record(root, "e4")
     refused(root, "other episodes")
 

@@ -66,7 +66,7 @@ def test_a_source_is_written_as_it_is(tmp_path: Path) -> None:
     store = EpisodeStore(write_store(source, tmp_path / "store", notes.append, progress=False))
     assert notes == ["2 episodes are left out; the first is file 7: it is empty", "first", "second"]
     assert (store.info.source, store.info.shards) == ("made", 5)
-    assert store.info.settings == {"episodes": 5, "speed": 2.5, "listing": "a"}
+    assert store.info.settings == {"episodes": 5, "speed": 2.5, "content": "a"}
     assert all(same(a, b) for a, b in zip(store.episodes, source.made, strict=True))
 
 
@@ -148,16 +148,16 @@ def test_the_bytes_of_imported_stores(tmp_path: Path) -> None:
         "rlds": import_rlds(tmp_path / "rlds", tmp_path / "c", progress=False),
     }
     assert {name: directory_hash(store) for name, store in stores.items()} == {
-        "robot.json": "84b5faf857b2be7f",
-        "no robot.json": "f91c3300b93599ac",
-        "rlds": "28c42cac39a3c3b3",
+        "robot.json": "fd8af0bb390d731d",
+        "no robot.json": "92ca6f0a80818401",
+        "rlds": "1c4de83efd84dc41",
     }
 
 
 def directory_hash(folder: Path) -> str:
-    """SHA-256 over names and contents, its first 16 digits."""
+    """SHA-256 over names and contents of the shards, its first 16 digits."""
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+    for file in sorted(file for file in (folder / "shards").rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

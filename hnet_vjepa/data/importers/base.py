@@ -86,7 +86,7 @@ def write_store(source: EpisodeSource, out: Path, report: Report | None = None, 
         shards=len(shards),
         states=survey.states,
         labels=survey.labels,
-        settings={"episodes": total, **survey.settings, "listing": survey.fingerprint},
+        settings={"episodes": total, **survey.settings, "content": survey.fingerprint},
     )
     done = create_store(out, info)
     missing = [number for number in range(len(shards)) if number not in done]

@@ -38,7 +38,7 @@ from hnet_vjepa.data.store import Captions, Episode
 from hnet_vjepa.data.video import Recording, Size, different_sizes, find_recording
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec, explain
-from hnet_vjepa.utils.files import listing_hash
+from hnet_vjepa.utils.files import content_hash
 
 # Column names of clocks and counters, which must not be taken for actions.
 CLOCKS = {"t", "time", "timestamp", "stamp", "step", "frame", "index", "frame_index", "episode", "episode_index"}
@@ -93,7 +93,7 @@ class FolderSource:
             action=action,
             # A recording's length is unknown until it is decoded; it has one frame more than there are actions.
             lengths=[len(episode.actions.rows) + 1 for episode in episodes],
-            fingerprint=listing_hash(files, path),
+            fingerprint=content_hash(files, path),
             states=states.names if states else (),
             labels=labels.names if labels else (),
             notes=[*notes, *different_sizes(sizes, size)],

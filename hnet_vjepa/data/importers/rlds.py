@@ -23,7 +23,7 @@ from hnet_vjepa.data.store import Episode
 from hnet_vjepa.data.video import Size, decode_picture, different_sizes, fit, same_size
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec
-from hnet_vjepa.utils.files import listing_hash
+from hnet_vjepa.utils.files import content_hash
 
 # BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files have no timestamps.
 BRIDGE_DT = 0.2
@@ -88,7 +88,7 @@ class RldsSource:
                 absolute=(CARTESIAN_NAMES.index("gripper"),),
             ),
             lengths=scan.lengths,
-            fingerprint=listing_hash(self._files, self._files[0].parent),
+            fingerprint=content_hash(self._files, self._files[0].parent),
             states=_state_names(scan.states),
             labels=labels,
             settings={"files": len(self._files)},

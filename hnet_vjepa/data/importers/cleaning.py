@@ -1,0 +1,92 @@
+"""Rows of recorded tables that should not be trained on as they are: outliers, idle ends, irregular times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnet_vjepa.errors import UserError
+
+Outliers = Literal["refuse", "clip", "keep"]
+FAR = 10.0  # times the spread of a column that a value may lie beyond it
+STILL = 0.02  # of the usual motion: less is standing still
+GAP = 3.0  # times the usual interval: more is a gap
+
+
+def limits(actions: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Beyond which values each column of N x D is an outlier: FAR spreads outside the 1st and 99th percentile.
+
+    The spread is the distance of the two. It says nothing of a column that hardly ever changes; there, a value is an
+    outlier when it is a hundred times larger than the column's median (or than 1).
+    """
+    bottom, middle, top = np.percentile(actions.astype(np.float64), (1, 50, 99), axis=0)
+    spread = top - bottom
+    margin = np.where(spread > 0, FAR * spread, 100 * np.maximum(np.abs(middle), 1))
+    return bottom - margin, top + margin
+
+
+def find_outliers(actions: Sequence[NDArray[np.float32]], names: Sequence[str], where: Sequence[str]) -> Iterator[str]:
+    """A phrase for each outlier in the episodes' ``actions`` (T x D each): episode, row, column and value."""
+    if not names:
+        return
+    low, high = limits(np.concatenate(actions))
+    for place, rows in zip(where, actions, strict=True):
+        for row, column in np.argwhere((rows < low) | (rows > high)):
+            usual = f"{low[column]:.4g} to {high[column]:.4g}"
+            yield f"{place}: row {row}, {names[column]} is {rows[row, column]:.4g} (expected within {usual})"
+
+
+def check_outliers(actions: Sequence[NDArray[np.float32]], names: Sequence[str], where: Sequence[str]) -> None:
+    """Raise UserError naming the first outlier by episode and row, with the number of all."""
+    found = list(find_outliers(actions, names, where))
+    if found:
+        raise UserError(
+            f"{len(found)} outliers in the actions; {found[0]}; mend the recording, or give --outliers clip (or keep)"
+        )
+
+
+def clip_outliers(
+    actions: Sequence[NDArray[np.float32]], names: Sequence[str], where: Sequence[str], report: Callable[[str], None]
+) -> list[NDArray[np.float32]]:
+    """The same actions, outliers moved to the 1st or 99th percentile of their column; ``report`` says how many."""
+    found = list(find_outliers(actions, names, where))
+    if not found:
+        return list(actions)
+    together = np.concatenate(actions)
+    low, high = limits(together)
+    bottom, top = np.percentile(together.astype(np.float64), (1, 99), axis=0)
+    report(f"{len(found)} outliers are clipped; the first is {found[0]}")
+    clipped = [np.where(rows < low, bottom, np.where(rows > high, top, rows)) for rows in actions]
+    return [rows.astype(np.float32) for rows in clipped]
+
+
+def moving_rows(rows: NDArray[np.float32]) -> range:
+    """The rows T x D from the first motion to the last, with one still row on either side; all when nothing moves.
+
+    Motion is a row's change to the next, in each column relative to the largest one usual there (95th percentile).
+    """
+    steps = np.abs(np.diff(rows.astype(np.float64), axis=0))
+    usual = np.percentile(steps, 95, axis=0) if len(steps) else np.zeros(rows.shape[1])
+    usual = np.where(usual > 0, usual, steps.max(0, initial=0))
+    moved = np.flatnonzero((steps > STILL * np.where(usual > 0, usual, np.inf)).any(1))
+    return range(moved[0], moved[-1] + 2) if len(moved) else range(len(rows))
+
+
+def regular_rows(times: NDArray[np.float64], dt: float, usual: float) -> tuple[NDArray[np.int64], list[str]]:
+    """Row numbers nearest to every ``dt`` seconds of the longest stretch without a gap, and a phrase for each gap.
+
+    ``times``: T rising seconds; ``usual``: the recorded interval in seconds, at most ``dt``.
+    """
+    gaps = np.flatnonzero(np.diff(times) > GAP * max(usual, dt))
+    starts, ends = np.append(0, gaps + 1), np.append(gaps, len(times) - 1)
+    best = int(np.argmax(times[ends] - times[starts]))
+    first, last = int(starts[best]), int(ends[best])
+    grid = times[first] + dt * np.arange(int((times[last] - times[first]) / dt + 0.5 * usual / dt) + 1)
+    inside = times[first : last + 1]
+    right = np.clip(np.searchsorted(inside, grid), 0, len(inside) - 1)
+    left = np.maximum(right - 1, 0)
+    rows = np.where(grid - inside[left] <= inside[right] - grid, left, right) + first
+    return np.unique(rows), [f"gap of {times[g + 1] - times[g]:.3g} s after row {g}" for g in gaps]

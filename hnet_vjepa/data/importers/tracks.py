@@ -1,0 +1,108 @@
+"""Recorded episodes as tables with pictures beside them: what most formats hold, and what a reader of one returns.
+
+``read_<format>(path, options) -> Recordings`` finds the tables of all episodes; ``track_source.TrackSource`` makes an
+``EpisodeSource`` of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnet_vjepa.data.importers.base import Skipped
+from hnet_vjepa.data.importers.cleaning import Outliers
+from hnet_vjepa.data.importers.pictures import Pictures
+from hnet_vjepa.data.store import Captions
+from hnet_vjepa.data.video import Size
+
+Actions = Literal["auto", "changes", "targets", "differences"]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user decides about an import.
+
+    ``size`` is that of one camera (height, width). ``dt``: seconds between two stored frames, by default as recorded.
+    ``camera``, ``beside``: names of a camera and of a second one, stored at its right. ``action_key``, ``state_key``:
+    names of tables, joined by commas, where a format has several.
+    """
+
+    size: Size = (64, 64)
+    dt: float | None = None
+    camera: str | None = None
+    beside: str | None = None
+    actions: Actions = "auto"
+    action_key: str | None = None
+    state_key: str | None = None
+    trim_idle: bool = False
+    outliers: Outliers = "refuse"
+    flip: bool = False
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recorded episode of T rows."""
+
+    where: str  # for messages
+    number: int  # its number in the recordings, kept as Episode.seed
+    times: NDArray[np.float64]  # T, seconds
+    pictures: Pictures
+    actions: NDArray[np.float32]  # T x A; row t was commanded at times[t]. A may be 0
+    states: NDArray[np.float32]  # T x S; S may be 0
+    captions: tuple[Captions, ...]  # T
+    classes: tuple[str, ...] = ()  # which of Recordings.labels hold, where the format has classes
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def rows(self, kept: NDArray[np.int64]) -> Track:
+        """The same episode with these rows only; actions are the recorded ones of these rows."""
+        return replace(
+            self,
+            times=self.times[kept],
+            pictures=_Some(self.pictures, kept),
+            actions=self.actions[kept],
+            states=self.states[kept],
+            captions=tuple(self.captions[row] for row in kept),
+        )
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """All usable episodes that a reader found, and what it knows about their columns."""
+
+    format: str
+    camera: str
+    tracks: Sequence[Track]
+    files: Sequence[Path]  # what the tables and pictures come from, for the fingerprint
+    root: Path
+    action_names: tuple[str, ...] = ()
+    action_units: tuple[str, ...] = ()
+    absolute: tuple[int, ...] = ()  # action columns that are targets whatever the others are, such as a gripper's
+    state_names: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None  # names of the format's classes; else labels are made from captions
+    skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some rows of other pictures."""
+
+    source: Pictures
+    kept: NDArray[np.int64]
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64], size: Size) -> NDArray[np.uint8]:
+        return self.source.read(self.kept[np.asarray(rows)], size)
+
+    def size(self) -> Size:
+        return self.source.size()
+
+    def identity(self) -> str:
+        return self.source.identity()
