@@ -49,7 +49,7 @@ def small(steps: int, save_every: int, accumulate: int) -> list[str]:
     fields = {"precision": "fp32", "model.backbone.vit.recompute": "true", "model.backbone.vit.depth": "1"}
     for stage in STAGES:
         fields |= {f"{stage}.steps": str(steps), f"{stage}.batch_size": "8", f"{stage}.accumulate": str(accumulate)}
-        fields |= {f"{stage}.learning_rate": "5e-5", f"{stage}.log_every": "1", f"{stage}.save_every": str(save_every)}
+        fields |= {f"{stage}.learning_rate": "2e-5", f"{stage}.log_every": "1", f"{stage}.save_every": str(save_every)}
     return [word for field, value in fields.items() for word in ("--set", f"{field}={value}")]
 
 

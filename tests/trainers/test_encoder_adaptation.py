@@ -79,7 +79,7 @@ def test_the_target_stands_still(toy_store: Path, tmp_path: Path) -> None:
 def test_distillation_keeps_what_chunks_showed_before(distillation: float, toy_store: Path, tmp_path: Path) -> None:
     """The predictor finds the old chunks in the new ones, of clips it was not trained on, better than their mean."""
     store = EpisodeStore(toy_store)
-    model, _ = started(store, distillation=distillation, steps=300, learning_rate=0.003, clip_frames=3)
+    model, _ = started(store, distillation=distillation, steps=200, learning_rate=0.003, clip_frames=3)
     train(EncoderAdaptation(), model, store, tmp_path, progress=False)
     sampler = ClipSampler(store, model.robot.action, "held_out", 3, seed=0)
     video = sampler.clips(range(len(sampler))).video
@@ -154,10 +154,10 @@ def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_
         "distillation": 0,
         "state_supervision": 1,
         "clip_frames": 1,
-        "steps": 250,
+        "steps": 180,
         "learning_rate": 0.003,
     }
-    action = {"steps": 200, "clip_frames": 5, "learning_rate": 0.003, "frozen_encoder": True}
+    action = {"steps": 140, "clip_frames": 5, "learning_rate": 0.003, "frozen_encoder": True}
     config = toy.config(encoder_adaptation=settings, pretrain={"steps": 1}, action=action, heads={"steps": 1})
     model = load_checkpoint(run_pipeline(config, toy_store, tmp_path, ("pretrain", "action"), progress=False)).model
     batch = ClipSampler(store, model.robot.action, "held_out", 5, seed=0).clips(range(16))
