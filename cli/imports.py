@@ -44,6 +44,9 @@ def import_folder_of_episodes(
     camera: Annotated[
         str | None, typer.Option(help="Name of the video or picture directory, where an episode has several.")
     ] = None,
+    outliers: Annotated[
+        Literal["refuse", "clip", "keep"], typer.Option(help="What to do with actions far outside the usual.")
+    ] = "refuse",
 ) -> None:
     """Import your own recordings: per episode a directory with a video (or numbered pictures) and an actions.csv.
 
@@ -56,7 +59,7 @@ def import_folder_of_episodes(
     from hnet_vjepa.data.importers.folder import import_folder
     from hnet_vjepa.data.video import parse_size
 
-    _imported(import_folder(path, out, parse_size(size), dt, camera, note))
+    _imported(import_folder(path, out, parse_size(size), dt, camera, outliers, note))
 
 
 def _register(kind: Format) -> None:
@@ -85,7 +88,10 @@ def _register(kind: Format) -> None:
         outliers: Annotated[
             Literal["refuse", "clip", "keep"], typer.Option(help="What to do with actions far outside the usual.")
         ] = "refuse",
-        flip: Annotated[bool, typer.Option("--flip", help="The pictures were recorded upside down.")] = False,
+        flip: Annotated[
+            Literal["none", "vertical", "turned"],
+            typer.Option(help="Put pictures right that lie upside down (vertical) or are turned by 180 degrees."),
+        ] = "none",
         bgr: Annotated[bool, typer.Option("--bgr", help="Red and blue were recorded swapped.")] = False,
     ) -> None:
         from hnet_vjepa.data.importers.track_source import import_tracks

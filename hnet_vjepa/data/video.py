@@ -196,6 +196,24 @@ class Recording:
         """Decode it to T x H x W x 3 of ``size``. Raises UserError as ``read_pictures`` and ``read_video`` do."""
         return read_pictures(self.path, size) if self.path.is_dir() else read_video(self.path, size)
 
+    def count(self) -> int:
+        """Number of frames, not decoded: of a video that of its packets, which may be a little more."""
+        if self.path.is_dir():
+            return len(pictures_in(self.path))
+        with av.open(str(self.path)) as container:
+            packets = container.demux(video_stream(container, str(self.path)))
+            return sum(packet.size > 0 and not packet.is_discard for packet in packets)
+
+    def missing_before(self) -> str:
+        """What shows that frames may be missing at the beginning, or an empty string."""
+        if self.path.is_dir():
+            first = min(int(re.findall(r"\d+", file.stem)[-1]) for file in _in_order(self.path))
+            return f"the pictures begin with number {first}" if first else ""
+        with av.open(str(self.path)) as container:
+            packets = container.demux(video_stream(container, str(self.path)))
+            hidden = sum(packet.is_discard for packet in packets if packet.size)
+        return f"the video hides {hidden} frames (its edit list)" if hidden else ""
+
     def size(self) -> Size:
         """Height and width of its first picture. Raises UserError when it is damaged."""
         if self.path.is_dir():

@@ -58,6 +58,8 @@ class Action:
     def ready(self, store: EpisodeStore) -> str | None:
         """Needs actions that differ."""
         columns = list(store.info.action.active)
+        if not columns:
+            return "it has no actions"
         actions = np.concatenate(
             [e.actions[:, columns] for e in store.split("train")] or [np.zeros((1, 1), np.float32)]
         )

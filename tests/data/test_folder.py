@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from hnet_vjepa.data.importers import base
 from hnet_vjepa.data.importers.folder import import_folder
 from hnet_vjepa.data.store import EpisodeStore, plan_shards, write_shard
+from hnet_vjepa.data.video import read_video
 from hnet_vjepa.errors import UserError
 from tests.data.test_video import LEVELS, assert_alike, moving_frames, write_pictures, write_video
 
@@ -29,6 +33,7 @@ def record(root: Path, name: str = "episode-0", video: str | None = None, **file
     """Make an episode folder with a recording of T frames, actions.csv of T - 1 rows, and the files given."""
     folder = root / name
     folder.mkdir(parents=True)
+    (folder / "notes.md").write_text(name)  # so that no two are copies of each other
     if video is None:
         write_pictures(folder, moving_frames())
     else:
@@ -160,7 +165,6 @@ def test_an_interrupted_import_is_taken_up(tmp_path: Path, monkeypatch: pytest.M
         ({"actions": csv("x,y", T - 2)}, f"{T} frames and {T - 2} rows in actions.csv"),
         ({"actions": "x,y\n"}, "actions.csv has no rows"),
         ({"actions": ""}, "first line must name the columns"),
-        ({"actions": None}, "has no actions.csv"),
         (
             {"actions": csv("x,y", T - 1, lambda r, c: "nan" if r == 2 else r)},
             "line 4, column x: 'nan' is not a finite",
@@ -193,6 +197,7 @@ def test_wrong_tables_are_refused(tmp_path: Path, files: dict[str, str | None], 
     ("files", "complaint"),
     [
         ({"actions": csv("x,z", T - 1)}, "b/actions.csv: the columns are x, z; .*a/actions.csv has x, y"),
+        ({"actions": None}, r"b has no actions\.csv, but .*a has one"),
         ({"states": None}, "b has no states.csv, but .*a has one"),
         ({"labels": csv("other", T, lambda r, c: 0)}, "b/labels.csv: the columns are other; .* has held"),
         ({"states": csv("s,t", T)}, "b/states.csv: the columns are s, t"),
@@ -268,3 +273,62 @@ def test_wrong_places_are_refused(tmp_path: Path) -> None:
     (episode / "actions.csv").write_bytes(b"\xff\xfe\x00")
     refused(root, "is not UTF-8")
     assert not (tmp_path / "store").exists() or not (tmp_path / "store" / "shards").exists()
+
+
+def test_pictures_that_begin_with_one(tmp_path: Path) -> None:
+    """Eleven rows for the pictures 1 to 11: is the first picture missing, or the last row one too many?"""
+    folder = record(tmp_path / "in", actions=csv("x,y", T))
+    notes: list[str] = []
+    quiet(tmp_path / "in", tmp_path / "zero", report=notes.append)
+    assert any("1 episodes have as many rows of actions as frames" in note for note in notes)
+    for number in reversed(range(T)):
+        (folder / f"{number:04d}.png").rename(folder / f"{number + 1:04d}.png")
+    refused(tmp_path / "in", "episode-0: as many rows in actions.csv as frames, but the pictures begin with number 1")
+    (folder / "actions.csv").write_text(csv("x,y", T - 1))
+    assert len(quiet(tmp_path / "in", tmp_path / "one").episodes[0]) == T
+
+
+def test_a_video_that_hides_its_first_frame(tmp_path: Path) -> None:
+    """An edit list that begins after the first frame, as a cut without encoding again leaves it."""
+    folder = record(tmp_path / "in", video="camera.mp4", actions=csv("x,y", T))
+    hide_first_frame(folder / "camera.mp4")
+    assert len(read_video(folder / "camera.mp4", (48, 64))) == T - 1
+    (folder / "actions.csv").write_text(csv("x,y", T - 1))
+    refused(tmp_path / "in", r"as frames, but the video hides 1 frames \(its edit list\)")
+
+
+def hide_first_frame(file: Path) -> None:
+    """Set the start of an MP4's edit to its second frame's time."""
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        step = times[1] - times[0]
+    data = bytearray(file.read_bytes())
+    entry = data.index(b"elst") + 4 + 4 + 4  # after version and flags, and the number of entries: duration, start
+    duration, start = struct.unpack(">Ii", data[entry : entry + 8])
+    data[entry : entry + 8] = struct.pack(">Ii", duration, start + step)
+    file.write_bytes(data)
+
+
+def test_an_outlier_is_refused_by_name(tmp_path: Path) -> None:
+    for number in range(30):
+        wiggle = lambda r, c, n=number: 1e6 if (n, r, c) == (7, 2, 0) else 0.03 * np.sin(n + r + c)  # noqa: E731
+        record(tmp_path / "in", f"e{number:02d}", actions=csv("x,y", T - 1, wiggle))
+    refused(
+        tmp_path / "in", r"1 outliers in the actions; .*e07: row 2, x is 1e\+06 \(expected .*--outliers clip"
+    )
+    notes: list[str] = []
+    store = quiet(tmp_path / "in", tmp_path / "clipped", outliers="clip", report=notes.append)
+    assert any("1 outliers are clipped; the first is" in note and "e07: row 2" in note for note in notes)
+    actions = np.concatenate([e.actions for e in store.episodes])
+    assert np.abs(actions).max() < 0.031
+    assert quiet(tmp_path / "in", tmp_path / "kept", outliers="keep").episodes[7].actions[2, 0] == 1e6
+
+
+def test_a_copy_of_an_episode_is_left_out(tmp_path: Path) -> None:
+    record(tmp_path / "in", "a")
+    record(tmp_path / "in", "b", actions=csv("x,y", T - 1, lambda row, column: 1 + row))
+    shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "c")
+    notes: list[str] = []
+    assert len(quiet(tmp_path / "in", tmp_path / "store", report=notes.append).episodes) == 2
+    assert any("1 episodes are left out" in note and "c: it is the same as" in note for note in notes)

@@ -180,3 +180,38 @@ def test_the_recording_is_found_or_must_be_chosen(tmp_path: Path) -> None:
     assert find_recording(tmp_path, "wrist").size() == find_recording(tmp_path, "front").size() == (48, 64)
     with pytest.raises(UserError, match="no recording named 'side'"):
         find_recording(tmp_path, "side")
+
+
+def test_pictures_that_are_too_large_are_not_decoded(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("1", (13_000, 13_000)).save(stream, "PNG")
+    with pytest.raises(UserError, match="13000 x 13000 pixels; at most 50 million are read"):
+        decode_picture(stream.getvalue(), "big.png")
+
+
+def test_a_picture_taken_with_the_camera_on_its_side_stands_upright() -> None:
+    """EXIF orientation 6: what is stored must be turned clockwise to be shown."""
+    stored = np.zeros((16, 24, 3), np.uint8)
+    stored[:, :8] = 255  # the left of what is stored is the top of the picture
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(stream, "JPEG", exif=exif, quality=95)
+    shown = np.asarray(decode_picture(stream.getvalue(), "phone.jpg"))
+    assert shown.shape == (24, 16, 3)
+    assert shown[:6].mean() > 240 and shown[10:].mean() < 15
+
+
+def test_grey_of_sixteen_bits(tmp_path: Path) -> None:
+    """Pictures are refused by name, video is scaled to 8 bits: in neither are high bits cut off."""
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(ramp).save(stream, "PNG")
+    with pytest.raises(UserError, match=r"depth\.png has more than 8 bits per channel"):
+        decode_picture(stream.getvalue(), "depth.png")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        out = container.add_stream("ffv1", rate=10)
+        out.width, out.height, out.pix_fmt = 64, 48, "gray16le"
+        container.mux(out.encode(av.VideoFrame.from_ndarray(ramp, "gray16le")))
+        container.mux(out.encode())
+    frame = read_video(tmp_path / "a.mkv", (48, 64))[0, ..., 0]
+    assert np.abs(frame.astype(int) - ramp // 257).max() <= 2

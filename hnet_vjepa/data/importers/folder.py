@@ -9,7 +9,8 @@ The layout::
         camera.mp4          T frames, one per control step: a video, or numbered pictures (0000.png, 0001.png, ...)
                             in the episode's folder or in a folder of their own
         actions.csv         header with column names; row t moves frame t to frame t + 1: T - 1 rows. With T rows
-                            (one per frame) the last one has no next frame and is dropped
+                            (one per frame) the last one has no next frame and is dropped. Videos without actions:
+                            no episode has one
         captions.txt        optional: one sentence for the whole episode, or T lines, one per frame (may be empty)
         states.csv          optional: T rows, the robot's own measurements (used for evaluation)
         labels.csv          optional: T rows of 0 and 1, or one row for the whole episode
@@ -22,26 +23,23 @@ what a planner may command, so a real robot should come with a ``robot.json``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from numpy.typing import NDArray
 
-from hnet_vjepa.data.importers.base import Report, Survey, write_store
+from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
+from hnet_vjepa.data.importers.cleaning import Outliers, check_outliers, clip_outliers
+from hnet_vjepa.data.importers.robot_file import action_spec
 from hnet_vjepa.data.importers.tables import Table, check_same_columns, read_table, read_text, stack_columns
 from hnet_vjepa.data.store import Captions, Episode
 from hnet_vjepa.data.video import Recording, Size, different_sizes, find_recording
 from hnet_vjepa.errors import UserError
-from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec, explain
+from hnet_vjepa.specs import camera_spec
 from hnet_vjepa.utils.files import content_hash
-
-# Column names of clocks and counters, which must not be taken for actions.
-CLOCKS = {"t", "time", "timestamp", "stamp", "step", "frame", "index", "frame_index", "episode", "episode_index"}
 
 
 def import_folder(
@@ -50,6 +48,7 @@ def import_folder(
     size: Size,
     dt: float,
     camera: str | None = None,
+    outliers: Outliers = "refuse",
     report: Report | None = None,
     progress: bool = True,
 ) -> Path:
@@ -60,6 +59,7 @@ def import_folder(
         dt: control interval, seconds between two frames. The frame rate that a video file states is not used, because
             recorders often write a nominal one.
         camera: name of the video or picture folder, where an episode has several.
+        outliers: what to do with actions far outside the usual: refuse the recordings, clip or keep them.
         report: receives a sentence about everything assumed or ignored.
 
     All tables are checked before the first frame is decoded. An interrupted import is resumed by the same call.
@@ -67,7 +67,7 @@ def import_folder(
     """
     if out.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{out} is inside {path}; name a directory elsewhere, or it would be taken for an episode")
-    return write_store(FolderSource(path, size, dt, camera), out, report, progress)
+    return write_store(FolderSource(path, size, dt, camera, outliers), out, report, progress)
 
 
 class FolderSource:
@@ -76,12 +76,25 @@ class FolderSource:
     Raises UserError naming the episode folder when something is missing or inconsistent.
     """
 
-    def __init__(self, path: Path, size: Size, dt: float, camera: str | None = None) -> None:
+    def __init__(
+        self, path: Path, size: Size, dt: float, camera: str | None = None, outliers: Outliers = "refuse"
+    ) -> None:
         folders = _episode_folders(path)
-        self._episodes = episodes = [_read_folder(folder, camera) for folder in folders]
+        episodes = [_read_folder(folder, camera) for folder in folders]
         check_same_columns([(e.folder, e.states) for e in episodes], "states")
         check_same_columns([(e.folder, e.labels) for e in episodes], "labels")
-        action, notes = _action_spec(path / "robot.json", [e.actions for e in episodes])
+        check_same_columns([(e.folder, e.actions) for e in episodes], "actions", same=False)
+        action, notes = action_spec(path / "robot.json", [e.actions for e in episodes if e.actions])
+        skipped = _repeated(folders)
+        episodes = [e for e in episodes if str(e.folder) not in {copy.where for copy in skipped}]
+        notes += _one_row_per_frame(episodes)
+        where = [str(e.folder) for e in episodes]
+        actions = [stack_columns([e.actions], action.names) for e in episodes if e.actions]
+        if outliers == "refuse":
+            check_outliers(actions, action.names, where)
+        elif outliers == "clip":
+            actions = clip_outliers(actions, action.names, where, notes.append)
+        self._episodes, self._actions = episodes, actions
         sizes: dict[Size, list[str]] = {}
         for episode in episodes:
             sizes.setdefault(episode.recording.size(), []).append(episode.folder.name)
@@ -91,18 +104,18 @@ class FolderSource:
             format="folder",
             camera=camera_spec(size, dt, camera or "camera"),
             action=action,
-            # A recording's length is unknown until it is decoded; it has one frame more than there are actions.
-            lengths=[len(episode.actions.rows) + 1 for episode in episodes],
+            lengths=[episode.estimated_length() for episode in episodes],
             fingerprint=content_hash(files, path),
             states=states.names if states else (),
             labels=labels.names if labels else (),
+            skipped=skipped,
             notes=[*notes, *different_sizes(sizes, size)],
         )
 
     def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
         """Yield the episodes with these indices. Raises UserError when a table does not fit its recording's length."""
         for index in indices:
-            yield _decode(self._episodes[index], index, self.survey)
+            yield _decode(self._episodes[index], index, self._actions[index] if self._actions else None, self.survey)
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,14 @@ class _EpisodeFolder:
 
     folder: Path
     recording: Recording
-    actions: Table
+    actions: Table | None
     captions: list[str]
     states: Table | None
     labels: Table | None
+
+    def estimated_length(self) -> int:
+        """Frames: with actions one more than these, else as many as there are pictures or packets in the video."""
+        return len(self.actions.rows) + 1 if self.actions else self.recording.count()
 
 
 def _episode_folders(path: Path) -> list[Path]:
@@ -137,10 +154,8 @@ def _read_folder(folder: Path, camera: str | None) -> _EpisodeFolder:
     def optional(name: str) -> Table | None:
         return read_table(folder / name) if (folder / name).exists() else None
 
-    if not (folder / "actions.csv").is_file():
-        raise UserError(f"{folder} has no actions.csv; every episode needs one (a header, then a row per transition)")
-    actions = read_table(folder / "actions.csv")
-    if len(actions.rows) == 0:
+    actions = optional("actions.csv")
+    if actions and len(actions.rows) == 0:
         raise UserError(f"{actions.file} has no rows; an episode needs at least one action")
     captions = read_text(folder / "captions.txt").splitlines() if (folder / "captions.txt").exists() else []
     labels = optional("labels.csv")
@@ -151,65 +166,11 @@ def _read_folder(folder: Path, camera: str | None) -> _EpisodeFolder:
     return _EpisodeFolder(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
 
 
-def _action_spec(file: Path, tables: Sequence[Table]) -> tuple[ActionSpec, list[str]]:
-    """The action spec, from ``robot.json`` or else from the recorded columns, and notes on what was assumed."""
-    if file.exists():
-        spec = _read_robot(file)
-        return spec, _compare_with_robot(spec, file, tables)
-    names = tables[0].names
-    check_same_columns([(table.file.parent, table) for table in tables], "actions")
-    if clocks := [name for name in names if name.lower() in CLOCKS]:
-        raise UserError(
-            f"{tables[0].file}: '{clocks[0]}' does not look like an action; delete the column, or name the action's "
-            f"columns in {file}"
-        )
-    actions = stack_columns(tables, names)
-    low, high = bounds_of(actions)
-    active = tuple(column for column in range(len(names)) if actions[:, column].any())
-    if not active:
-        raise UserError(f"{file.parent}: all actions are zero; record episodes in which the robot moves")
-    spec = ActionSpec(names=names, units=("unknown",) * len(names), low=low, high=high, active=active)
-    ranges = ", ".join(f"{name} {a:.4g} to {b:.4g}" for name, a, b in zip(names, low, high, strict=True))
-    return spec, [f"no robot.json: the bounds are those of the recorded actions ({ranges}); give a real robot's own"]
-
-
-def _compare_with_robot(spec: ActionSpec, file: Path, tables: Sequence[Table]) -> list[str]:
-    """Notes on recorded actions that differ from ``robot.json``. Raises UserError when a column is missing."""
-    for table in tables:
-        if missing := [name for name in spec.names if name not in table.names]:
-            raise UserError(f"{table.file}: no column {', '.join(missing)}; {file} names {', '.join(spec.names)}")
-    notes = []
-    if extra := sorted({name for table in tables for name in table.names} - set(spec.names)):
-        notes.append(f"columns that robot.json does not name are ignored: {', '.join(extra)}")
-    actions = stack_columns(tables, spec.names)
-    if inactive := [n for i, n in enumerate(spec.names) if i not in spec.active and actions[:, i].any()]:
-        notes.append(f"columns that robot.json does not list as active are set to zero: {', '.join(inactive)}")
-    outside = (actions < np.array(spec.low, np.float32)) | (actions > np.array(spec.high, np.float32))
-    if count := int(outside[:, list(spec.active)].any(axis=1).sum()):
-        notes.append(f"{count} of {len(actions)} actions exceed the bounds in robot.json; planned actions will not")
-    return notes
-
-
-def _read_robot(file: Path) -> ActionSpec:
-    try:
-        fields: dict[str, Any] = json.loads(read_text(file))
-        for field in ("names", "low", "high"):
-            if field not in fields:
-                raise UserError(f"{file}: '{field}' is missing; needs names, low, high (and may have units, active)")
-        count = len(fields["names"])
-        defaults = {"units": ["unknown"] * count, "active": list(range(count))}
-        return ActionSpec.model_validate({**defaults, **fields})
-    except ValidationError as error:
-        raise UserError(f"{file}: {explain(error)}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is not a JSON object of names, units, low, high, active ({error})") from error
-
-
-def _decode(episode: _EpisodeFolder, index: int, survey: Survey) -> Episode:
+def _decode(episode: _EpisodeFolder, index: int, recorded: NDArray[np.float32] | None, survey: Survey) -> Episode:
     """Decode the recording and check the tables against its length. Raises UserError when one does not fit."""
     frames = episode.recording.read((survey.camera.height, survey.camera.width))
     length = len(frames)
-    actions = stack_columns([episode.actions], survey.action.names)
+    actions = np.zeros((length, 0), np.float32) if recorded is None else recorded
     if length < 2 or len(actions) not in (length - 1, length):
         raise UserError(
             f"{episode.folder}: {length} frames and {len(actions)} rows in actions.csv; needs at least 2 frames, and "
@@ -234,6 +195,39 @@ def _decode(episode: _EpisodeFolder, index: int, survey: Survey) -> Episode:
         states=states,
         labels=None if labels is None else labels.astype(np.uint8),
     )
+
+
+def _repeated(folders: Sequence[Path]) -> list[Skipped]:
+    """Folders with the same files as one before them, which might otherwise lie on both sides of the split."""
+    seen: dict[str, Path] = {}
+    skipped = []
+    for folder in folders:
+        content = content_hash([file for file in folder.rglob("[!.]*") if file.is_file()], folder)
+        if content in seen:
+            skipped.append(Skipped(str(folder), f"it is the same as {seen[content]}"))
+        seen.setdefault(content, folder)
+    return skipped
+
+
+def _one_row_per_frame(episodes: Sequence[_EpisodeFolder]) -> list[str]:
+    """Say where as many rows as frames are taken to be one row too many at the end.
+
+    Raises UserError where the numbers of the pictures, or a video that hides its first frames, say that frames are
+    missing at the beginning instead: every action would be one frame off.
+    """
+    equal = [e for e in episodes if e.actions and len(e.actions.rows) == e.recording.count()]
+    for episode in equal:
+        if first := episode.recording.missing_before():
+            raise UserError(
+                f"{episode.folder}: as many rows in actions.csv as frames, but {first}; delete the rows of the frames "
+                "that are missing, or the last row if none is"
+            )
+    if not equal:
+        return []
+    return [
+        f"{len(equal)} episodes have as many rows of actions as frames, such as {equal[0].folder}: their last row has "
+        "no next frame and is dropped"
+    ]
 
 
 def _captions(episode: _EpisodeFolder, length: int) -> tuple[Captions, ...]:

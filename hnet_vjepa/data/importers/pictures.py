@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from hnet_vjepa.data.video import Size, decode_picture, fit, same_size
 from hnet_vjepa.data.video_times import first_size, read_at
 from hnet_vjepa.utils.files import sha256
 
+Flip = Literal["none", "vertical", "turned"]
 Rows = Sequence[int] | NDArray[np.int64]
 
 
@@ -107,16 +108,17 @@ class ArrayPictures:
 
 @dataclass(frozen=True)
 class Corrected:
-    """Pictures that were recorded upside down (``flip``) or with red and blue swapped (``bgr``), put right."""
+    """Pictures recorded upside down or turned by 180 degrees (``flip``) or with red and blue swapped, put right."""
 
     source: Pictures
-    flip: bool
+    flip: Flip
     bgr: bool
 
     def read(self, rows: Rows, size: Size) -> NDArray[np.uint8]:
         """See Pictures."""
         frames = self.source.read(rows, size)
-        frames = frames[:, ::-1] if self.flip else frames
+        if self.flip != "none":
+            frames = frames[:, ::-1] if self.flip == "vertical" else frames[:, ::-1, ::-1]
         return np.ascontiguousarray(frames[..., ::-1] if self.bgr else frames)
 
     def size(self) -> Size:

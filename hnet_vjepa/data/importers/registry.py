@@ -43,6 +43,24 @@ FORMATS = (
         "Import a LeRobot data set (v2.0, v2.1 or v3.0): Parquet tables with videos or pictures.",
         "hnet data import lerobot so101_pick data/so101 --camera wrist --size 96x128 --dt 0.1",
     ),
+    Format(
+        "videos",
+        "videos:read_videos",
+        "Import a folder of videos without actions, to pretrain on; NAME.txt beside NAME.mp4 has its sentence.",
+        "hnet data import videos clips data/clips --dt 0.1",
+    ),
+    Format(
+        "kinetics",
+        "videos:read_kinetics",
+        "Import videos without actions in one folder for each class, as Kinetics is kept.",
+        "hnet data import kinetics kinetics/train data/kinetics --dt 0.25",
+    ),
+    Format(
+        "ssv2",
+        "ssv2:read_ssv2",
+        "Import Something-Something v2: the data set's folder, or the label file of one split.",
+        "hnet data import ssv2 ssv2/labels/train.json data/ssv2-train --dt 0.25",
+    ),
 )
 
 

@@ -60,15 +60,18 @@ def read_text(file: Path) -> str:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
 
 
-def check_same_columns(tables: Sequence[tuple[Path, Table | None]], kind: str) -> None:
-    """Raise UserError unless all episode folders have the table ``kind``.csv with the same columns, or none has it."""
+def check_same_columns(tables: Sequence[tuple[Path, Table | None]], kind: str, same: bool = True) -> None:
+    """Raise UserError unless all episode folders have the table ``kind``.csv, or none has it.
+
+    ``same``: the columns must be the same, too.
+    """
     present = [table for _, table in tables if table]
     for folder, table in tables:
         if present and table is None:
             raise UserError(
                 f"{folder} has no {kind}.csv, but {present[0].file.parent} has one; give all episodes one or none"
             )
-        if table and table.names != present[0].names:
+        if same and table and table.names != present[0].names:
             raise UserError(
                 f"{table.file}: the columns are {', '.join(table.names)}; "
                 f"{present[0].file} has {', '.join(present[0].names)}"

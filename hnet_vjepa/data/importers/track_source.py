@@ -178,7 +178,7 @@ def _changed(options: ImportOptions) -> dict[str, str | int | float]:
         "state key": options.state_key,
         "trim idle": int(options.trim_idle),
         "outliers": options.outliers if options.outliers != "refuse" else None,
-        "flip": int(options.flip),
+        "flip": options.flip if options.flip != "none" else None,
         "bgr": int(options.bgr),
     }
     return {name: value for name, value in given.items() if value}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hnet_vjepa.data.importers.base import Skipped
 from hnet_vjepa.data.importers.cleaning import Outliers
-from hnet_vjepa.data.importers.pictures import Pictures
+from hnet_vjepa.data.importers.pictures import Flip, Pictures
 from hnet_vjepa.data.store import Captions
 from hnet_vjepa.data.video import Size
 
@@ -41,7 +41,7 @@ class ImportOptions:
     state_key: str | None = None
     trim_idle: bool = False
     outliers: Outliers = "refuse"
-    flip: bool = False
+    flip: Flip = "none"
     bgr: bool = False
 
 
