@@ -17,7 +17,7 @@ from sims.evaluation.results import EvaluationResult, MethodResult, Rollout
 from sims.evaluation.units import length
 
 GOAL_LABELS = "goal labels"  # the criterion of text and label goals: that the labels they ask for hold
-FILMED = 200  # episodes of a method whose frames are kept, to choose successes and failures from
+RECORDED = 200  # episodes of a method whose frames are kept, to choose successes and failures from
 
 
 def criteria_of(task: Task, kind: GoalKind) -> tuple[str, ...]:
@@ -25,8 +25,8 @@ def criteria_of(task: Task, kind: GoalKind) -> tuple[str, ...]:
     return tuple(length(t, task.unit) for t in task.tolerances) if kind == "image" else (GOAL_LABELS,)
 
 
-def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, steps: int, film: bool) -> Rollout:
-    """Play one pair for ``steps`` actions and measure the true state after each. ``film``: keep the frames."""
+def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, steps: int, keep_frames: bool) -> Rollout:
+    """Play one pair for ``steps`` actions and measure the true state after each. ``keep_frames``: in the result."""
     simulation.restore(pair.start)
     act = policy.begin(pair)
     frames, states, decisions = [simulation.frame()], [simulation.state()], []
@@ -47,7 +47,7 @@ def roll_out(task: Task, simulation: Simulation, policy: Policy, pair: Pair, ste
         server_ms={key: float(np.mean([s[key] for s in server])) for key in (server[0] if server else ())},
         believed=tuple(d.reached for d in decisions),
         energies=tuple(d.energy for d in decisions if d.energy is not None),
-        frames=np.stack(frames) if film else None,
+        frames=np.stack(frames) if keep_frames else None,
     )
 
 
@@ -63,18 +63,20 @@ def play(
     policy: Policy,
     pairs: Sequence[Pair],
     steps: int,
-    filmed: int = 0,
+    recorded: int = 0,
     progress: bool = True,
 ) -> MethodResult:
     """Let one policy play every pair, one episode after another so that latencies are those of a single robot.
 
-    One plan is made before and discarded, so that one-off set-up costs are not measured. ``filmed``: number of episodes
-    whose frames are kept.
+    One plan is made before and discarded, so that one-off set-up costs are not measured. ``recorded``: number of
+    episodes whose frames are kept.
     """
     simulation.restore(pairs[0].start)
     policy.begin(pairs[0])(Observation(simulation.frame()[None], simulation.state()))
     shown = show_progress(pairs, policy.name, "episode", progress)
-    rollouts = (roll_out(task, simulation, policy, pair, steps, film=i < filmed) for i, pair in enumerate(shown))
+    rollouts = (
+        roll_out(task, simulation, policy, pair, steps, keep_frames=i < recorded) for i, pair in enumerate(shown)
+    )
     return MethodResult(policy.name, tuple(rollouts))
 
 
@@ -97,7 +99,7 @@ def evaluate(
     ``distance``: the goal distance that the pairs were drawn with, in steps of the environment.
     """
     steps = task.evaluation_steps if steps is None else steps
-    methods = tuple(play(task, simulation, policy, pairs, steps, FILMED, progress) for policy in policies)
+    methods = tuple(play(task, simulation, policy, pairs, steps, RECORDED, progress) for policy in policies)
     return EvaluationResult(
         task=task.name,
         split=split,

@@ -133,10 +133,10 @@ def mixture(rng: np.random.Generator) -> Controller:
     where the cube is, wanders to random waypoints with any opening (mostly keeping what it holds), and rests.
     A cube that leaves the range is fetched; one that fell off the table is left alone.
     """
-    doing, left, noise, opening, wide, aim = "", 0, 0.0, 0.0, 1.0, np.zeros(3)
+    doing, left, noise, opening, wide, target = "", 0, 0.0, 0.0, 1.0, np.zeros(3)
 
     def begin(state: State) -> None:
-        nonlocal doing, left, noise, opening, wide, aim
+        nonlocal doing, left, noise, opening, wide, target
         cube, gripper = state[:3], state[3:6]
         holds = held(state)
         doing = str(rng.choice(["carry", "let go", "sweep", "wander", "rest"], p=[0.52, 0.1, 0.1, 0.14, 0.14]))
@@ -144,34 +144,34 @@ def mixture(rng: np.random.Generator) -> Controller:
         closed, wide = float(rng.choice([0.0, rng.uniform(0, 0.4)])), float(rng.choice([1.0, rng.uniform(0.7, 1)]))
         keeps = doing == "carry" or (holds and rng.random() < 0.8)
         opening = closed if keeps else float(rng.choice([0.0, 1.0, rng.uniform()], p=[0.15, 0.15, 0.7]))
-        aim = np.array([*(CENTRE + rng.uniform(-RANGE, RANGE, 2)), rng.uniform(LOW, HIGH)])
+        target = np.array([*(CENTRE + rng.uniform(-RANGE, RANGE, 2)), rng.uniform(LOW, HIGH)])
         inside = (np.abs(cube[:2] - CENTRE) < RANGE + 0.02).all()
         if not inside or (doing == "let go" and not holds) or (doing == "sweep" and holds):
             doing, opening = "carry", closed
         if cube[2] < LYING - 0.02:
             doing = "wander"
         if doing == "carry":
-            aim = sample_goal(rng)[:3].astype(np.float64)
+            target = sample_goal(rng)[:3].astype(np.float64)
         elif doing == "let go":
             opening = float(rng.uniform(0.55, 1))
         elif doing == "sweep":
             through = cube[:2] - gripper[:2] + rng.normal(0, 0.015, 2)
             beyond = cube[:2] + through * min(1.0, 0.06 / max(float(np.linalg.norm(through)), 1e-9))
-            aim = np.array([*np.clip(beyond, CENTRE - RANGE + 0.03, CENTRE + RANGE - 0.03), LOW])
+            target = np.array([*np.clip(beyond, CENTRE - RANGE + 0.03, CENTRE + RANGE - 0.03), LOW])
         left = {"carry": 16, "let go": 3, "sweep": 5, "wander": 4, "rest": 3}[doing]
 
     def act(state: State) -> Action:
         nonlocal left
-        if doing == "carry" and np.linalg.norm(aim - state[:3]) < 0.02:
+        if doing == "carry" and np.linalg.norm(target - state[:3]) < 0.02:
             left = min(left, int(rng.integers(1, 4)))
         if left == 0:
             begin(state)
         left -= 1
         if doing == "carry":
-            action = carry(state, aim)
+            action = carry(state, target)
             wanted = wide if action[6] else opening
             return towards(action[:3] / GAIN + rng.normal(0, noise, 3), wanted + rng.normal(0, 5 * noise))
-        move = aim - state[3:6] if doing in ("sweep", "wander") else np.zeros(3)
+        move = target - state[3:6] if doing in ("sweep", "wander") else np.zeros(3)
         move = move * min(1.0, FASTEST / max(float(np.linalg.norm(move)), 1e-9))
         return towards(move + rng.normal(0, noise, 3), opening + rng.normal(0, 5 * noise))
 

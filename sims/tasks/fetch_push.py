@@ -108,12 +108,12 @@ def mixture(rng: np.random.Generator) -> Controller:
     A cube that leaves the range is pushed back; one that fell off the table is left alone.
     """
     doing, left, noise, fastest = "", 0, 0.0, MOST
-    aim = np.zeros(3)
+    target = np.zeros(3)
 
     def begin(state: State) -> None:
-        nonlocal doing, left, noise, fastest, aim
+        nonlocal doing, left, noise, fastest, target
         cube, gripper = state[:3], state[3:]
-        aim = np.array([*(CENTRE + rng.uniform(-RANGE, RANGE, 2)), rng.uniform(LOW, HIGH)])
+        target = np.array([*(CENTRE + rng.uniform(-RANGE, RANGE, 2)), rng.uniform(LOW, HIGH)])
         doing = str(rng.choice(["push", "sweep", "wander", "rest"], p=[0.46, 0.22, 0.14, 0.18]))
         noise, fastest = float(rng.choice([0.004, 0.012, 0.03], p=[0.4, 0.4, 0.2])), MOST
         if doing == "sweep":
@@ -121,22 +121,22 @@ def mixture(rng: np.random.Generator) -> Controller:
             through = cube[:2] - gripper[:2] + rng.normal(0, 0.015, 2)
             beyond = cube[:2] + through * min(1.0, 0.08 / float(np.linalg.norm(through)))
             doing = "sweep" if _inside(beyond, -0.03) else "push"
-            aim = np.array([*beyond, LOW]) if doing == "sweep" else aim
+            target = np.array([*beyond, LOW]) if doing == "sweep" else target
         if not _inside(cube, 0.01):
-            doing, aim = "push", np.array([*(CENTRE + 0.5 * (aim[:2] - CENTRE)), aim[2]])
+            doing, target = "push", np.array([*(CENTRE + 0.5 * (target[:2] - CENTRE)), target[2]])
         if cube[2] < LYING - 0.02:
             doing = "wander"
         left = {"push": 14, "sweep": 5, "wander": 4, "rest": 3}[doing]
 
     def act(state: State) -> Action:
         nonlocal left
-        arrived = doing == "push" and np.linalg.norm(aim[:2] - state[:2]) < 0.02
+        arrived = doing == "push" and np.linalg.norm(target[:2] - state[:2]) < 0.02
         if left == 0 or arrived or (doing == "sweep" and not _inside(state, 0.01)):
             begin(state)
         left -= 1
         if doing == "rest":
             return towards(rng.normal(0, 0.001, 3))
-        move = push(state, aim[:2]) if doing == "push" else aim - state[3:]
+        move = push(state, target[:2]) if doing == "push" else target - state[3:]
         move = move * min(1.0, fastest / max(float(np.linalg.norm(move)), 1e-9))
         return towards(move + rng.normal(0, noise, 3))
 

@@ -27,7 +27,7 @@ from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.fetch import placer
 from sims.tasks.panda_pick import CUBE_COLOUR, dress_gripper
-from sims.tasks.picking import Aim, Picking, noisy
+from sims.tasks.picking import Picking, Target, noisy
 
 NEEDS = "pip install 'hnet-vjepa[ogbench]'"
 INTERVAL = 4  # environment steps in one action
@@ -78,7 +78,7 @@ class OgbenchCube(MujocoSimulation):
         )
         self._scene = Scene(self._model, self._data, VIEW, CAMERA, chosen)
         for _ in range(8):
-            self.step(_move(self.state(), Aim(np.array([0.43, 0.0, 0.15]), 1.0)))
+            self.step(_move(self.state(), Target(np.array([0.43, 0.0, 0.15]), 1.0)))
         self.put(np.array([0.43, 0.0]))
         self._initial = self.save()
 
@@ -132,18 +132,18 @@ def _half(angle: float) -> float:
     return float((angle + np.pi / 2) % np.pi - np.pi / 2)
 
 
-def _move(state: State, aim: Aim) -> Action:
+def _move(state: State, target: Target) -> Action:
     """Return the action that takes the gripper towards where it should go, and turns it square to the cube.
 
     A gripper that holds the cube, or is far from it, is turned ahead instead.
     """
     near = np.linalg.norm(state[:2] - state[3:5]) < 0.1 and not PICKING.held(state)
     turn = _quarter(state[6] - state[7]) if near and abs(state[7]) < TWISTED else -float(state[7])
-    asked, fastest = GAIN * (np.clip(aim.point, LOWEST, HIGHEST) - state[3:6]), aim.speed * MOST
+    asked, fastest = GAIN * (np.clip(target.point, LOWEST, HIGHEST) - state[3:6]), target.speed * MOST
     action = np.zeros(7, np.float32)
     action[:3] = asked * min(1.0, fastest / max(float(np.abs(asked).max()), 1e-9))
     action[5] = np.clip(TURN_GAIN * turn, -MOST_TURN, MOST_TURN)
-    action[6] = aim.opening
+    action[6] = target.opening
     return action
 
 
@@ -170,7 +170,7 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
     """Lay the cube down, take the gripper anywhere above it, and half of the time begin to carry the cube."""
     assert isinstance(simulation, OgbenchCube)
     simulation.put(rng.uniform(LOW, HIGH), rng.uniform(-np.pi / 4, np.pi / 4))
-    above = Aim(PICKING.anywhere(rng, 0.09, PICKING.highest), float(rng.choice([0.0, 1.0, 1.0])))
+    above = Target(PICKING.anywhere(rng, 0.09, PICKING.highest), float(rng.choice([0.0, 1.0, 1.0])))
     for _ in range(4):
         simulation.step(_move(simulation.state(), above))
     control = controller(sample_goal(rng))

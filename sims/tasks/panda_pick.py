@@ -26,7 +26,7 @@ from sims.core.rendering import HIDDEN_GROUP, View, backend
 from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.fetch import placer
-from sims.tasks.picking import Aim, Picking, noisy
+from sims.tasks.picking import Picking, Target, noisy
 
 NEEDS = "pip install 'hnet-vjepa[panda]'"
 STEP = 0.1  # seconds of an environment step
@@ -126,13 +126,13 @@ class PandaPick(MujocoSimulation):
         return np.concatenate([self._cube.xpos, self._grip.xpos, self._data.mocap_pos[0], opening]).astype(np.float32)
 
 
-def _move(state: State, aim: Aim) -> Action:
+def _move(state: State, target: Target) -> Action:
     """Return the action that shifts the drawing point towards where the gripper should go."""
-    inside = np.clip(aim.point, LOWEST, HIGHEST)
-    shift, fastest = inside - state[6:9], aim.speed * REACH
+    inside = np.clip(target.point, LOWEST, HIGHEST)
+    shift, fastest = inside - state[6:9], target.speed * REACH
     action = np.zeros(7, np.float32)
     action[:3] = shift * min(1.0, fastest / max(float(np.abs(shift).max()), 1e-9))
-    action[6] = aim.opening
+    action[6] = target.opening
     return action
 
 
@@ -157,7 +157,7 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
     """Lay the cube down, take the gripper anywhere above it, and half of the time begin to carry the cube."""
     assert isinstance(simulation, PandaPick)
     simulation.put(rng.uniform(LOW, HIGH))
-    above = Aim(PICKING.anywhere(rng, 0.07, ABOVE[1]), float(rng.choice([0.0, 1.0, 1.0])))
+    above = Target(PICKING.anywhere(rng, 0.07, ABOVE[1]), float(rng.choice([0.0, 1.0, 1.0])))
     for _ in range(5):
         simulation.step(_move(simulation.state(), above))
     control = controller(sample_goal(rng))

@@ -21,7 +21,7 @@ OVER = 0.07  # metres above the cube from where the gripper comes down
 OUTSIDE = 0.02  # metres beyond its range at which the cube is fetched
 
 
-class Aim(NamedTuple):
+class Target(NamedTuple):
     """Where the gripper should go, how far it should open, and what share of the greatest speed it may have."""
 
     point: Point
@@ -29,7 +29,7 @@ class Aim(NamedTuple):
     speed: float = 1.0
 
 
-Script = Callable[[State], Aim]
+Script = Callable[[State], Target]
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,24 @@ class Picking:
         """Draw a point evenly above the range of the cube."""
         return np.array([*rng.uniform(self.low, self.high), rng.uniform(bottom, top)])
 
-    def carry(self, state: State, goal: Point) -> Aim:
+    def carry(self, state: State, goal: Point) -> Target:
         """Bring the cube to ``goal``: grasp, lift, carry, and hold it there, or let go of it if it lies there."""
         cube, gripper = state[:3], state[3:6]
         offset, way = cube - gripper, goal - cube
         if np.linalg.norm(way) < STOP and goal[2] < self.lying + STOP:
-            return Aim(cube if state[-1] < self.holding[1] else cube + [0, 0, OVER], 1.0)
+            return Target(cube if state[-1] < self.holding[1] else cube + [0, 0, OVER], 1.0)
         if self.held(state):
             far = np.linalg.norm(way[:2]) > 0.03
             height = max(float(goal[2]), self.lying + self.clear) if far else float(goal[2])
-            return Aim(np.array([*goal[:2], height]) - offset, 0.0)
+            return Target(np.array([*goal[:2], height]) - offset, 0.0)
         aside = float(np.linalg.norm(offset[:2]))
         if aside < self.grasp and abs(offset[2]) < self.grasp:
-            return Aim(cube, 0.0)
+            return Target(cube, 0.0)
         if aside < self.grasp or (aside < 2 * self.grasp and -offset[2] < OVER / 2):
-            return Aim(cube, 1.0)
+            return Target(cube, 1.0)
         if aside < OVER and -offset[2] < OVER / 2:
-            return Aim(np.array([*gripper[:2], cube[2] + OVER]), 1.0)
-        return Aim(cube + [0, 0, OVER], 1.0)
+            return Target(np.array([*gripper[:2], cube[2] + OVER]), 1.0)
+        return Target(cube + [0, 0, OVER], 1.0)
 
     def behave(self, rng: np.random.Generator, sample_goal: Callable[[np.random.Generator], State]) -> Script:
         """Return a script that does one thing after another: carry, let go, sweep, wander, rest.
@@ -82,10 +82,10 @@ class Picking:
         it, turn it or miss.
         """
         doing, left, closed, wide, mistake = "", 0, 0.0, 1.0, np.zeros(3)
-        aim = Aim(np.zeros(3), 0.0)
+        target = Target(np.zeros(3), 0.0)
 
         def begin(state: State) -> None:
-            nonlocal doing, left, closed, wide, mistake, aim
+            nonlocal doing, left, closed, wide, mistake, target
             holds, cube, gripper = self.held(state), state[:3], state[3:6]
             if holds:
                 doing = str(rng.choice(["carry", "let go", "wander", "rest"], p=[0.46, 0.28, 0.14, 0.12]))
@@ -100,38 +100,38 @@ class Picking:
             mistake = np.array([*rng.uniform(-0.04, 0.04, 2), 0]) * (rng.random() < 0.33 and not outside)
             keeps = holds and rng.random() < 0.8
             point = self.anywhere(rng, self.lowest, self.highest)
-            aim = Aim(point, closed if keeps else float(rng.uniform()), float(rng.uniform(0.4, 1)))
+            target = Target(point, closed if keeps else float(rng.uniform()), float(rng.uniform(0.4, 1)))
             if doing == "carry":
-                aim = Aim(sample_goal(rng)[:3].astype(np.float64), closed)
+                target = Target(sample_goal(rng)[:3].astype(np.float64), closed)
             elif doing == "let go":
-                aim = Aim(gripper.copy(), wide)
+                target = Target(gripper.copy(), wide)
             elif doing == "rest":
-                aim = aim._replace(point=gripper.copy())
+                target = target._replace(point=gripper.copy())
             elif doing == "sweep":
                 through = cube[:2] - gripper[:2] + rng.normal(0, 0.015, 2)
                 beyond = cube[:2] + through * min(1.0, 0.05 / max(float(np.linalg.norm(through)), 1e-9))
-                aim = aim._replace(point=np.array([*np.clip(beyond, self.low, self.high), self.lying + 0.01]))
+                target = target._replace(point=np.array([*np.clip(beyond, self.low, self.high), self.lying + 0.01]))
             left = {"carry": 8 if holds else 16, "let go": 3, "sweep": 6, "wander": 4, "rest": 3}[doing]
 
-        def act(state: State) -> Aim:
+        def act(state: State) -> Target:
             nonlocal left
-            if doing == "carry" and np.linalg.norm(aim.point - state[:3]) < 0.02:
+            if doing == "carry" and np.linalg.norm(target.point - state[:3]) < 0.02:
                 left = min(left, int(rng.integers(1, 4)))
             if left == 0:
                 begin(state)
             left -= 1
             if doing != "carry":
-                return aim
+                return target
             believed = state.copy()
             believed[:3] += mistake if not self.held(state) else 0
-            now = self.carry(believed, aim.point)
+            now = self.carry(believed, target.point)
             return now._replace(opening=wide if now.opening else closed)
 
         return act
 
 
 def noisy(
-    script: Script, move: Callable[[State, Aim], NDArray[np.float32]], rng: np.random.Generator, most: float
+    script: Script, move: Callable[[State, Target], NDArray[np.float32]], rng: np.random.Generator, most: float
 ) -> Callable[[State], NDArray[np.float32]]:
     """Return a controller that does what ``script`` says by ``move``, with noise that changes every few actions.
 

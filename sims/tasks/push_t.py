@@ -174,10 +174,10 @@ def mixture(rng: np.random.Generator) -> Controller:
     pushed back to the middle.
     """
     left, noise, fastest = 0, 0.0, MOST
-    aim: NDArray[np.float64] | script.Pusher = np.zeros(2)
+    target: NDArray[np.float64] | script.Pusher = np.zeros(2)
 
     def begin(pusher: NDArray[np.float64], pose: NDArray[np.float64]) -> None:
-        nonlocal left, noise, fastest, aim
+        nonlocal left, noise, fastest, target
         doing = str(rng.choice(["push", "jab", "wander", "rest"], p=[0.5, 0.2, 0.12, 0.18]))
         noise, fastest = float(rng.choice([0.5, 4.0, 12.0], p=[0.4, 0.4, 0.2])), float(rng.uniform(20, MOST))
         goal = sample_goal(rng)
@@ -185,22 +185,22 @@ def mixture(rng: np.random.Generator) -> Controller:
             doing = "push"
         if doing == "push":
             left, fastest = 16, MOST
-            aim = script.Pusher(pose_of(goal), goal[:2].astype(np.float64), near=2 + 1.5 * noise)
+            target = script.Pusher(pose_of(goal), goal[:2].astype(np.float64), near=2 + 1.5 * noise)
         elif doing == "jab":
             through = pose[:2] + rng.normal(0, 30, 2) - pusher
-            left, aim = 4, pusher + through * (1 + 60 / max(float(np.linalg.norm(through)), 1.0))
+            left, target = 4, pusher + through * (1 + 60 / max(float(np.linalg.norm(through)), 1.0))
         elif doing == "wander":
-            left, aim = 4, goal[:2].astype(np.float64)
+            left, target = 4, goal[:2].astype(np.float64)
         else:
-            left, aim, noise = 3, pusher, 0.5
+            left, target, noise = 3, pusher, 0.5
 
     def act(state: State) -> Action:
         nonlocal left
         pusher, pose = state[:2].astype(np.float64), pose_of(state)
-        if left == 0 or (isinstance(aim, np.ndarray) and np.abs(pose[:2] - MIDDLE).max() > STARTS):
+        if left == 0 or (isinstance(target, np.ndarray) and np.abs(pose[:2] - MIDDLE).max() > STARTS):
             begin(pusher, pose)
         left -= 1
-        move = aim.move(pusher, pose) if isinstance(aim, script.Pusher) else aim - pusher
+        move = target.move(pusher, pose) if isinstance(target, script.Pusher) else target - pusher
         if np.abs(move).max() < 1 and left > 2:
             left = 2
         return _limited(_limited(move, fastest) / ARRIVAL + rng.normal(0, noise, 2))

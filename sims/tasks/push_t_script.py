@@ -186,8 +186,8 @@ def _clear(begins: Array, ends: Array, pose: Array, close: float) -> NDArray[np.
     return np.asarray((gap > least).all(0))
 
 
-def next_stop(pusher: Array, aim: Array, pose: Array, close: float = 12.0) -> Array | None:
-    """Return where to go straight to on the shortest way around the T from ``pusher`` to ``aim`` (2 each).
+def next_stop(pusher: Array, target: Array, pose: Array, close: float = 12.0) -> Array | None:
+    """Return where to go straight to on the shortest way around the T from ``pusher`` to ``target`` (2 each).
 
     None when there is no way. ``close``: see _clear.
     """
@@ -196,14 +196,14 @@ def next_stop(pusher: Array, aim: Array, pose: Array, close: float = 12.0) -> Ar
     onwards = np.roll(ring, -1, 0)
     clear = _clear(
         np.concatenate([np.repeat(pusher[None], count + 1, 0), ring, ring]),
-        np.concatenate([ring, aim[None], np.repeat(aim[None], count, 0), onwards]),
+        np.concatenate([ring, target[None], np.repeat(target[None], count, 0), onwards]),
         pose,
         close,
     )
     if clear[count]:
-        return aim
+        return target
     here = np.where(clear[:count], np.linalg.norm(ring - pusher, axis=1), np.inf)
-    there = np.where(clear[count + 1 : 2 * count + 1], np.linalg.norm(ring - aim, axis=1), np.inf)
+    there = np.where(clear[count + 1 : 2 * count + 1], np.linalg.norm(ring - target, axis=1), np.inf)
     side = np.where(clear[2 * count + 1 :], np.linalg.norm(onwards - ring, axis=1), np.inf)
     for _ in range(count // 2):  # from stop to stop, both ways around
         there = np.minimum(there, side + np.roll(there, -1))
@@ -232,14 +232,14 @@ class Pusher:
             self._push = best_push(pose, self._goal, pusher, self._ahead)
         if self._push is None:
             for close in (12.0, 50.0):  # in a corner of the T there is little room
-                aim = next_stop(pusher, self._place, pose, close)
-                if aim is not None:
-                    return aim - pusher
+                target = next_stop(pusher, self._place, pose, close)
+                if target is not None:
+                    return target - pusher
             return np.zeros(2)
         if np.linalg.norm(self._push.begin - pusher) < self._near:
             self._pushing = True
-        aim = self._push.end if self._pushing else next_stop(pusher, self._push.begin, pose)
-        if aim is None:  # the T was touched on the way
+        target = self._push.end if self._pushing else next_stop(pusher, self._push.begin, pose)
+        if target is None:  # the T was touched on the way
             self._push = None
             return np.zeros(2)
-        return aim - pusher
+        return target - pusher

@@ -127,13 +127,13 @@ def posture(radius: float, bearing: float, height: float) -> Numbers:
     return np.array([bearing, lift, 0.0, elbow, 0.0, np.clip(-lift - elbow, -1.09, 0.0), 0.0])
 
 
-def _go(state: State, aim: Numbers, speed: float, twist: Numbers | float = 0.0) -> Numbers:
-    """Return the torques (7, N m) that move the wrist towards ``aim`` (radius, bearing, height).
+def _go(state: State, target: Numbers, speed: float, twist: Numbers | float = 0.0) -> Numbers:
+    """Return the torques (7, N m) that move the wrist towards ``target`` (radius, bearing, height).
 
     At up to ``speed`` (m/s), slower when it comes near. ``twist`` is added to the joint angles of an untwisted arm.
     """
     wrist, angles, speeds = np.split(state[2:].astype(np.float64), (3, 10))
-    move = np.array([*polar(aim[0], aim[1]), aim[2]]) - wrist
+    move = np.array([*polar(target[0], target[1]), target[2]]) - wrist
     next_wrist = wrist + move * min(0.6, speed * DT / max(1e-9, float(np.linalg.norm(move))))
     turn = np.clip(posture(*around(next_wrist[:2]), next_wrist[2]) + twist - angles, -0.2, 0.2)
     return INERTIA @ (turn / DT - speeds) / (1.2 * DT) + DAMPING * speeds
@@ -154,8 +154,8 @@ def _push(state: State, goal: Numbers, pace: float = 1.0) -> tuple[Numbers, floa
         # The right prong takes it to the left. Where it has to go nowhere aside, no prong may touch it.
         seat = -np.sign(aside) * SLACK if abs(aside) > 0.01 else np.clip(left, -SLACK, SLACK)
         pressed = max(0.0, SEAT - ahead, abs(left) - SLACK)
-        aim = np.array([np.sqrt(goal_far**2 - seat**2) - SEAT, goal_direction - np.arcsin(seat / goal_far), LOW])
-        return aim, pace * PUSHING * max(0.0, 1 - pressed / GIVE)
+        target = np.array([np.sqrt(goal_far**2 - seat**2) - SEAT, goal_direction - np.arcsin(seat / goal_far), LOW])
+        return target, pace * PUSHING * max(0.0, 1 - pressed / GIVE)
     over, behind = SEAT - 0.015 < ahead < 0.14, down and 0.1 <= ahead < 0.3
     if fits and (over or behind):
         return np.array([far - SEAT - 0.01, direction, LOW]), pace * FAST
@@ -195,17 +195,17 @@ def mixture(rng: np.random.Generator) -> Controller:
     """
     doing, left, noise, pace = "rest", 0, 0.0, 1.0
     goal, mistake, twist = np.zeros(2), np.zeros(2), np.zeros(7)
-    aim, torque = np.zeros(3), np.zeros(7)
+    target, torque = np.zeros(3), np.zeros(7)
 
     def choose(choices: list[str], shares: list[float]) -> None:
-        nonlocal doing, left, noise, pace, goal, mistake, twist, aim, torque
+        nonlocal doing, left, noise, pace, goal, mistake, twist, target, torque
         doing = str(rng.choice(choices, p=shares))
         left = int(rng.integers(*{"push": (18, 45), "wander": (4, 10), "drive": (2, 5), "rest": (2, 6)}[doing]))
         noise, pace = float(rng.choice([0.05, 0.15, 0.4], p=[0.4, 0.35, 0.25])), float(rng.uniform(0.6, 1.2))
         goal = polar(rng.uniform(0.64, 0.86), rng.uniform(*GOAL_BEARINGS))
         mistake = rng.normal(0, rng.choice([0.0, 0.02, 0.06], p=[0.65, 0.15, 0.2]), 2)
         twist = rng.normal(0, 1, 7) * (0, 0, 0.3, 0, 0.5, 0.3, 0.5) * (rng.random() < 0.3)
-        aim = np.array([rng.uniform(0.43, 0.68), rng.uniform(*GOAL_BEARINGS), rng.uniform(LOW, HIGH)])
+        target = np.array([rng.uniform(0.43, 0.68), rng.uniform(*GOAL_BEARINGS), rng.uniform(LOW, HIGH)])
         torque = np.asarray(rng.uniform(-TORQUES, TORQUES))
 
     def act(state: State) -> Action:
@@ -221,7 +221,7 @@ def mixture(rng: np.random.Generator) -> Controller:
             seen[:2] += mistake
             torque = _go(state, *_push(seen, goal, pace), twist)
         elif doing == "wander":
-            torque = _go(state, aim, pace * FAST, twist)
+            torque = _go(state, target, pace * FAST, twist)
         elif doing == "rest":
             torque = INERTIA @ -state[12:].astype(np.float64) / (2 * DT)
         return _action(torque + rng.normal(0, noise, 7) * TORQUES)

@@ -29,7 +29,7 @@ from sims.core.scene import MujocoSimulation, Scene
 from sims.core.task import Action, Controller, Simulation, State, Task
 from sims.tasks.fetch import placer
 from sims.tasks.panda_pick import CUBE_COLOUR, PAD_COLOUR, TABLE_COLOUR
-from sims.tasks.picking import Aim, Picking, noisy
+from sims.tasks.picking import Picking, Target, noisy
 
 NEEDS = "pip install --no-deps robosuite==1.5.2 && pip install numba termcolor"  # it pins an old numpy otherwise
 INTERVAL = 2  # environment steps in one action
@@ -100,7 +100,7 @@ class RobosuiteLift(MujocoSimulation):
         self._scene = Scene(self._model, self._data, VIEW, CAMERA, chosen)
         self._fingers.current_action = np.zeros(2)  # before its first action it has one number
         for _ in range(10):
-            self.step(_move(self.state(), Aim(np.array([0.0, 0.0, TABLE + 0.14]), 1.0)))
+            self.step(_move(self.state(), Target(np.array([0.0, 0.0, TABLE + 0.14]), 1.0)))
         self.put(np.array([0.0, 0.0]))
         self._initial = self.save()
 
@@ -152,12 +152,12 @@ class RobosuiteLift(MujocoSimulation):
         self._fingers.current_action = saved[-2:].copy()
 
 
-def _move(state: State, aim: Aim) -> Action:
+def _move(state: State, target: Target) -> Action:
     """Return the action that takes the gripper towards where it should go."""
-    asked, fastest = GAIN * (np.clip(aim.point, LOWEST, HIGHEST) - state[3:6]), aim.speed * MOST
+    asked, fastest = GAIN * (np.clip(target.point, LOWEST, HIGHEST) - state[3:6]), target.speed * MOST
     action = np.zeros(7, np.float32)
     action[:3] = asked * min(1.0, fastest / max(float(np.abs(asked).max()), 1e-9))
-    action[6] = aim.opening
+    action[6] = target.opening
     return action
 
 
@@ -182,7 +182,7 @@ def start(simulation: Simulation, rng: np.random.Generator) -> None:
     """Lay the cube down, take the gripper anywhere above it, and half of the time begin to carry the cube."""
     assert isinstance(simulation, RobosuiteLift)
     simulation.put(rng.uniform(LOW, HIGH), rng.uniform(-0.3, 0.3))
-    above = Aim(PICKING.anywhere(rng, TABLE + 0.08, PICKING.highest), float(rng.choice([0.0, 1.0, 1.0])))
+    above = Target(PICKING.anywhere(rng, TABLE + 0.08, PICKING.highest), float(rng.choice([0.0, 1.0, 1.0])))
     for _ in range(4):
         simulation.step(_move(simulation.state(), above))
     control = controller(sample_goal(rng))

@@ -27,15 +27,15 @@ class Goal:
 
 def result() -> EvaluationResult:
     distances = tuple(1.0 / (step + 1) for step in range(STEPS + 1))
-    film = np.zeros((STEPS + 1, 8, 8, 3), np.uint8)
+    frames = np.zeros((STEPS + 1, 8, 8, 3), np.uint8)
     met = tuple((d < 0.3,) for d in distances)
-    shown = Rollout(7, 1, distances, met, (5.0,) * STEPS, {}, (False,) * STEPS, (0.5,) * STEPS, film)
+    shown = Rollout(7, 1, distances, met, (5.0,) * STEPS, {}, (False,) * STEPS, (0.5,) * STEPS, frames)
     unseen = Rollout(8, 2, distances, met, (), {}, (False,) * STEPS)
     methods = (MethodResult("planner", (shown, unseen)),)
     return EvaluationResult("toy", "dev", 0, "image", None, ("30 cm",), "m", STEPS, 0, methods, {})
 
 
-def test_filmed_episodes_are_written_step_by_step(tmp_path: Path) -> None:
+def test_recorded_episodes_are_written_step_by_step(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     path = tmp_path / "new" / "out.rrd"
     write_rerun(path, result(), [cast(Pair, Goal())])
@@ -66,6 +66,6 @@ def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_recordings_have_no_films(tmp_path: Path) -> None:
+def test_recorded_episodes_need_frames(tmp_path: Path) -> None:
     code, said = command("--model", "fetch-reach", "--data", str(tmp_path), "--rerun", str(tmp_path / "out.rrd"))
     assert code != 0 and "--rerun" in said

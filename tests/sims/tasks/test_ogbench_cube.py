@@ -140,9 +140,9 @@ def test_the_scripted_controller_succeeds_and_random_actions_do_not(
     for pair in pairs:
         assert TASK.distance(pair.start_state, pair.goal_state) >= TASK.min_goal_distance
         assert pair.goal_state[2] == pytest.approx(0.02, abs=1e-3)
-        ceiling = roll_out(TASK, robot, ScriptedPolicy(TASK), pair, TASK.evaluation_steps, film=False)
+        ceiling = roll_out(TASK, robot, ScriptedPolicy(TASK), pair, TASK.evaluation_steps, keep_frames=False)
         assert ceiling.held(len(TASK.tolerances) - 1)
-        floor = roll_out(TASK, robot, RandomPolicy(TASK), pair, TASK.evaluation_steps, film=False)
+        floor = roll_out(TASK, robot, RandomPolicy(TASK), pair, TASK.evaluation_steps, keep_frames=False)
         assert not floor.ever(0)
 
 

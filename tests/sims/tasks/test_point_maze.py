@@ -182,7 +182,7 @@ def test_most_goals_are_around_the_bend(pairs: list[Pair]) -> None:
 def test_ceiling_and_floor(maze: PointMaze, pairs: list[Pair]) -> None:
     play = [(pair, policy) for pair in pairs for policy in (ScriptedPolicy(TASK), RandomPolicy(TASK))]
     done = {
-        (policy.name, pair.index): roll_out(TASK, maze, policy, pair, TASK.evaluation_steps, film=False)
+        (policy.name, pair.index): roll_out(TASK, maze, policy, pair, TASK.evaluation_steps, keep_frames=False)
         for pair, policy in play
     }
     assert all(done["scripted", pair.index].held(2) for pair in pairs)  # it stops there

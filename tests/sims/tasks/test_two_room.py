@@ -163,7 +163,7 @@ def test_most_goals_are_in_the_other_room(pairs: list[Pair]) -> None:
 
 def successes(rooms: TwoRoom, pairs: list[Pair], policy: ScriptedPolicy | RandomPolicy) -> float:
     """Share of pairs at whose end the strictest criterion is met (scripted) or the loosest was met once (random)."""
-    played = [roll_out(TASK, rooms, policy, pair, TASK.evaluation_steps, film=False) for pair in pairs]
+    played = [roll_out(TASK, rooms, policy, pair, TASK.evaluation_steps, keep_frames=False) for pair in pairs]
     return float(np.mean([r.end(2) if policy.name == "scripted" else r.ever(0) for r in played]))
 
 
