@@ -95,13 +95,13 @@ def _children(pid: int) -> list[int]:
 
 def table(result: Result) -> Table:
     """Kills survived, and what they cost."""
-    metrics = result.metrics
+    settings, metrics = result.parts["kills"]["settings"], result.metrics
     rows = [
         ["kills of a rank survived", f"{metrics['rank_kills_survived']:.0f}"],
         ["largest difference of a loss to the undisturbed run", f"{metrics['resume_loss_max_abs_diff']:g}"],
         [
             "runs with weights identical to the undisturbed run",
-            f"{metrics['runs_with_identical_weights']:.0f} of {len(SEEDS)}",
+            f"{metrics['runs_with_identical_weights']:.0f} of {len(settings['seeds'])}",
         ],
         ["median time from the kill to a later step", f"{metrics['recovery_s_median']:.1f} s"],
     ]

@@ -314,9 +314,7 @@ def test_an_outlier_is_refused_by_name(tmp_path: Path) -> None:
     for number in range(30):
         wiggle = lambda r, c, n=number: 1e6 if (n, r, c) == (7, 2, 0) else 0.03 * np.sin(n + r + c)  # noqa: E731
         record(tmp_path / "in", f"e{number:02d}", actions=csv("x,y", T - 1, wiggle))
-    refused(
-        tmp_path / "in", r"1 outliers in the actions; .*e07: row 2, x is 1e\+06 \(expected .*--outliers clip"
-    )
+    refused(tmp_path / "in", r"1 outliers in the actions; .*e07: row 2, x is 1e\+06 \(expected .*--outliers clip")
     notes: list[str] = []
     store = quiet(tmp_path / "in", tmp_path / "clipped", outliers="clip", report=notes.append)
     assert any("1 outliers are clipped; the first is" in note and "e07: row 2" in note for note in notes)

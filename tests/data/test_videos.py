@@ -103,9 +103,7 @@ def test_something_something_with_parts_missing(tmp_path: Path) -> None:
     store, _ = imported("ssv2", root / "labels" / "test.json", tmp_path / "store")
     assert store.episodes[0].labels is not None and store.episodes[0].labels[0].tolist() == [0] * 6 + [1]
     answers.write_text("30;Eating something\n")
-    with pytest.raises(
-        UserError, match=r"clip 30 has the template 'Eating something', which labels"
-    ):
+    with pytest.raises(UserError, match=r"clip 30 has the template 'Eating something', which labels"):
         imported("ssv2", root / "labels" / "test.json", tmp_path / "other")
 
 
