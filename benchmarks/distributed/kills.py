@@ -26,7 +26,13 @@ OF_SEED = {0: RUN, 1: RUN, 2: ZERO_RUN}
 
 def measure(work: Path) -> Part:
     """Kill a rank KILLS times in each of three runs, and compare losses and weights with undisturbed ones."""
-    words = ["--data", str(episodes(work)), "--phases", "pretrain", *small(STEPS, SAVE_EVERY, accumulate=1)]
+    words = [
+        "--data",
+        str(episodes(work)),
+        "--phases",
+        "pretrain",
+        *small(("pretrain",), STEPS, SAVE_EVERY, accumulate=1),
+    ]
     clean = {}
     for engine in (RUN, ZERO_RUN):
         clean[engine.name] = work / f"clean_{engine.name[:4]}"

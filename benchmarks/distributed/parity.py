@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.distributed.runs import ALONE, ENGINES, STAGES, Engine, episodes, finish, losses, small, start
@@ -10,26 +11,54 @@ from benchmarks.part import Part
 from benchmarks.table import Result, Table
 
 STEPS = 20
-PHASES = "pretrain,language,probe,action"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One stage alone: its phase, the phase of whose checkpoint it starts, and the stages that are trained.
+
+    Every engine starts from the same checkpoint: after several stages, rounding that AdamW enlarged would be compared.
+    """
+
+    stage: str
+    phase: str
+    after: str | None
+    stages: tuple[str, ...]
+    shortened: tuple[str, ...] = ()  # stages of the phase that are not looked at: one step each
+
+
+TRIALS = (
+    Trial("pretrain", "pretrain", None, ("pretrain",)),
+    Trial("language", "language", "pretrain", ("language",)),
+    Trial("probe", "probe", "language", ("probe",)),
+    Trial("encoder_adaptation", "action", "probe", ("encoder_adaptation", "action", "heads"), ("action", "heads")),
+    Trial("action", "action", "probe", ("action", "heads"), ("heads",)),
+    Trial("heads", "action", "probe", ("action", "heads"), ("action",)),
+)
 
 
 def measure(work: Path) -> Part:
-    """Train all stages on every engine and compare the losses."""
-    data = ["--data", str(episodes(work)), "--phases", PHASES, "--set", "encoder_adaptation.inverse=1.0"]
-    words = [*data, *small(STEPS, 100, accumulate=2)]
+    """Train every stage on every engine and compare the losses."""
+    data = ["--data", str(episodes(work))]
+    checkpoints: dict[str, Path] = {}
 
-    def run(engine: Engine) -> dict[str, list[float]]:
-        work_dir = work / engine.name.replace(" ", "_").replace(",", "")
+    def run(engine: Engine, trial: Trial) -> list[float]:
+        work_dir = work / f"{engine.name.replace(' ', '_').replace(',', '')}-{trial.stage}"
+        words = [*data, "--phases", trial.phase, *small(trial.stages, STEPS, 100, accumulate=2)]
+        words += [word for stage in trial.shortened for word in ("--set", f"{stage}.steps=1")]
+        words += [] if trial.after is None else ["--init-from", str(checkpoints[trial.after])]
         finish(start(engine, words, work_dir), work_dir)
-        return {stage: losses(work_dir, stage) for stage in STAGES}
+        if engine is ALONE and trial.stage == trial.phase:
+            checkpoints[trial.stage] = work_dir / trial.stage
+        return losses(work_dir, trial.stage)
 
-    alone = run(ALONE)
-    found = {engine.name: run(engine) for engine in ENGINES}
-    worst = {name: {s: _difference(alone[s], of[s]) for s in STAGES} for name, of in found.items()}
+    alone = {trial.stage: run(ALONE, trial) for trial in TRIALS}
+    found = {engine.name: {trial.stage: run(engine, trial) for trial in TRIALS} for engine in ENGINES}
+    worst = {name: {stage: _difference(alone[stage], of[stage]) for stage in alone} for name, of in found.items()}
     ddp, zero = found["DDP, 2 ranks"], found["ZeRO-2, 2 ranks"]
     metrics = {
         "parity_max_rel_diff": max(max(stages.values()) for stages in worst.values()),
-        "zero2_vs_ddp_loss_max_rel_diff": max(_difference(ddp[s], zero[s]) for s in STAGES),
+        "zero2_vs_ddp_loss_max_rel_diff": max(_difference(ddp[stage], zero[stage]) for stage in ddp),
         "context_parallel_loss_max_rel_diff": max(worst["context of 2 ranks"].values()),
     }
     settings = {"steps": STEPS, "accumulate": 2, "precision": "fp32", "preset": "two_room, shortened"}

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +45,10 @@ def episodes(work: Path) -> Path:
     return collect("two-room", 40, 0, work / "episodes", workers=1, progress=False)
 
 
-def small(steps: int, save_every: int, accumulate: int) -> list[str]:
-    """Options that shorten the preset two_room, in fp32, with recomputation."""
+def small(stages: Sequence[str], steps: int, save_every: int, accumulate: int) -> list[str]:
+    """Options that shorten these stages of the preset two_room, in fp32, with recomputation."""
     fields = {"precision": "fp32", "model.backbone.vit.recompute": "true", "model.backbone.vit.depth": "1"}
-    for stage in STAGES:
+    for stage in stages:
         fields |= {f"{stage}.steps": str(steps), f"{stage}.batch_size": "8", f"{stage}.accumulate": str(accumulate)}
         fields |= {f"{stage}.learning_rate": "2e-5", f"{stage}.log_every": "1", f"{stage}.save_every": str(save_every)}
     return [word for field, value in fields.items() for word in ("--set", f"{field}={value}")]
