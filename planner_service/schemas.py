@@ -270,7 +270,10 @@ class PlanRequest(BaseModel):
     )
     goal: GoalBody
     seed: int = Field(
-        0, ge=0, le=2**63 - 1, description="The same seed, frames, goal and iterations give the same plan."
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="The same seed, frames, goal and iterations give the same plan up to rounding.",
     )
     previous_actions: list[ActionRow] | None = Field(
         None,

@@ -48,7 +48,7 @@ def write_save(folder: Path, origin: str, save: Save) -> None:
 def read_save(folder: Path, origin: str, model: HNetVJEPA, say: Callable[[str], None]) -> Save | None:
     """The newest intact save of the run that started from ``origin``; None when there is none.
 
-    ``say`` is told of a save that is damaged. ``model`` names the shapes that saves of format 1 are upgraded to.
+    ``say`` gets a line about a save that is damaged. ``model`` names the shapes that saves of format 1 are upgraded to.
     """
     for saved in _saves(folder):
         try:

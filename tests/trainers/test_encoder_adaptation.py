@@ -1,4 +1,4 @@
-"""Grounding: what of the encoder's chunks it holds on to, and that actions are read through them."""
+"""Encoder adaptation: what distillation preserves in the chunks, and that inverse dynamics reads actions from them."""
 
 from __future__ import annotations
 
@@ -54,15 +54,17 @@ def test_the_error_of_actions_is_that_of_the_inverse_dynamics(toy_store: Path) -
     torch.testing.assert_close(losses["inverse"], torch.stack(total).square().mean())
 
 
-def test_what_is_recalled_of_a_frame_comes_of_that_frame_alone(toy_store: Path) -> None:
+def test_what_is_reconstructed_of_a_frame_comes_of_that_frame_alone(toy_store: Path) -> None:
     """Otherwise a frame could forget what its neighbours show."""
     model, batch = started(EpisodeStore(toy_store))
-    recalled = EncoderAdaptation._reconstruct(model, model.backbone(batch.video)).unflatten(0, batch.video.shape[:2])
+    reconstructed = EncoderAdaptation._reconstruct(model, model.backbone(batch.video)).unflatten(
+        0, batch.video.shape[:2]
+    )
     changed = batch.video.clone()
     changed[:, -1] = 0
     after = EncoderAdaptation._reconstruct(model, model.backbone(changed)).unflatten(0, batch.video.shape[:2])
-    torch.testing.assert_close(after[:, 0], recalled[:, 0])
-    assert not torch.allclose(after[:, -1], recalled[:, -1], atol=1e-3)
+    torch.testing.assert_close(after[:, 0], reconstructed[:, 0])
+    assert not torch.allclose(after[:, -1], reconstructed[:, -1], atol=1e-3)
 
 
 def test_the_target_stands_still(toy_store: Path, tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_who_is_told_says_so_and_an_export_leaves_behind_what_read_it(toy_store:
 
 
 def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_store: Path, tmp_path: Path) -> None:
-    """After the action phase, in other episodes: by the map that grounding began with, one step and three ahead."""
+    """After the action phase, in other episodes: by the state decoder of the adaptation, one step and three ahead."""
     store = EpisodeStore(toy_store)
     settings = {
         "inverse": 0,
@@ -167,13 +169,13 @@ def test_what_is_told_in_training_stays_true_of_seen_and_of_imagined_states(toy_
         ahead = rollout(
             model.world_model.dynamics, states[:, 1], states[:, 0], batch.actions[:, 0], batch.actions[:, 1:]
         )
-        seen, foreseen = (
+        seen, predicted = (
             model.state_decoder.error(states, batch.states),
             model.state_decoder.error(ahead, batch.states[:, 2:]),
         )
         resting = model.state_decoder.error(states[:, 1:2].expand_as(ahead), batch.states[:, 2:])
     assert float(seen) < 0.1  # always the mean: about 1
-    assert float(foreseen) < 0.05 * float(resting)
+    assert float(predicted) < 0.05 * float(resting)
 
 
 def test_the_energy_of_what_was_told_is_the_distance_that_the_map_reads_and_is_planned_with(
