@@ -82,7 +82,7 @@ def test_phases_share_tokens_until_the_backbone_is_another(model: HNetVJEPA, sto
 
 
 def test_a_run_encodes_as_often_as_its_backbone_changes(toy_store: Path, tmp_path: Path) -> None:
-    """Language and probe read what pretraining left, dynamics and heads what the encoder adaptation left: twice, not four times."""
+    """Twice, not four times: for language and probe after pretraining, for dynamics and heads after the adaptation."""
     values = config(encoder_adaptation={"steps": 2}, action={"frozen_encoder": True}).model_dump()
     values["model"]["backbone"]["encoder"]["times"] = (1, 1)
     seen: list[str] = []
