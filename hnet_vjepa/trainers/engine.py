@@ -6,14 +6,11 @@ a run that was killed goes on exactly as it would have.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from hnet_vjepa.trainers.log import TrainingLog, logged_before
 from hnet_vjepa.trainers.optimisation import Optimisation, StageLoss
 from hnet_vjepa.trainers.phase import Phase, Prepares
 from hnet_vjepa.trainers.resume import Save, read_save, write_save
+from hnet_vjepa.trainers.speed import SpeedMeter
 from hnet_vjepa.utils.collectives import (
     any_rank,
     broadcast_from_first,
@@ -44,6 +42,7 @@ from hnet_vjepa.utils.collectives import (
 from hnet_vjepa.utils.distrib import Parallelism, make_accelerator, world_size
 from hnet_vjepa.utils.progress import progress_counter
 from hnet_vjepa.utils.runtime import choose_precision
+from hnet_vjepa.utils.termination import termination
 
 VERIFY_EVERY = 50  # steps between two comparisons of the ranks' weights
 NAMED = 4  # clips that an error names at most
@@ -97,9 +96,9 @@ def train(
     """Train one phase of ``model`` in place and evaluate it.
 
     Args:
-        folder: receives ``log.jsonl`` (one line per logged step), for a phase that can collapse ``spread.jsonl`` (how
-            much its features differ from frame to frame) and, while the phase runs, ``resume/``, from which an
-            interrupted run goes on.
+        folder: receives ``log.jsonl`` and ``speed.jsonl`` (a line per logged step; see SpeedMeter.line), for a phase
+            that can collapse ``spread.jsonl`` (how much its features differ from frame to frame) and, while the phase
+            runs, ``resume/``, from which an interrupted run goes on.
         origin: names the weights that ``model`` starts with; what a run with another origin left is ignored.
         encoded: what phases before this one made of the store's frames, for those that leave the backbone as it is.
         parallelism: how the run is spread over the ranks that a launcher started.
@@ -152,6 +151,7 @@ def train(
         optimisation.load(saved.optimizer)
         say(f"{phase.name}: goes on at step {first} of {config.steps}")
     log = TrainingLog(folder / "log.jsonl", first) if main else None
+    meter, speed_log = SpeedMeter(model.device), TrainingLog(folder / "speed.jsonl", first) if main else None
     monitor, spread_log = None, None
     if isinstance(phase, CanCollapse):
         before = [Spread(**{f.name: line[f.name] for f in fields(Spread)}) for line in logged_before(spreads, first)]
@@ -173,7 +173,8 @@ def train(
         for step in range(first, config.steps):
             rate = learning_rate(step, config)
             optimisation.set_learning_rate(rate)
-            terms, norm = _step(optimisation, phase, model, sampler, config, step)
+            terms, norm = _step(optimisation, phase, model, sampler, config, meter, step)
+            meter.step(config.batch_size)
             momentum = phase.ema(model)
             if momentum is not None:
                 model.update_target(momentum)
@@ -183,6 +184,9 @@ def train(
                 done(1, f"loss {sum(terms.values()):.3f}")
                 if log is not None:
                     log.write({"step": step, "learning_rate": rate, "grad_norm": norm, **terms})
+                speed = meter.line()
+                if speed_log is not None:
+                    speed_log.write({"step": step, **speed})
                 if monitor is not None:
                     found = monitor.measure()
                     if spread_log is not None:
@@ -210,32 +214,13 @@ def train(
     return Outcome(config.steps, seconds, metrics)
 
 
-@contextlib.contextmanager
-def termination() -> Iterator[Callable[[], bool]]:
-    """Hold SIGTERM back in the block and say whether it has come, so that the step can be finished and saved."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
-        yield lambda: False
-        return
-    came: list[int] = []
-    before = signal.getsignal(signal.SIGTERM)
-
-    def note(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, before)
-        came.append(number)
-
-    signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _step(
     optimisation: Optimisation,
     phase: Phase,
     model: HNetVJEPA,
     sampler: ClipSampler,
     config: StageConfig,
+    meter: SpeedMeter,
     step: int,
 ) -> tuple[dict[str, float], float]:
     """One optimiser step over ``accumulate`` parts of the global batch.
@@ -248,7 +233,8 @@ def _step(
     norm: Tensor | None = None
     for part in range(config.accumulate):
         number = step * config.accumulate + part
-        batch = sampler.batch(number, size, *data_rank())
+        with meter.waiting():
+            batch = sampler.batch(number, size, *data_rank())
         batch = batch.to(accelerator.device)
         with accelerator.accumulate(optimisation.loss):
             loss, terms = optimisation.loss(batch)

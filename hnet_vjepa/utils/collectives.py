@@ -178,6 +178,13 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The largest over ranks, element by element, in place."""
+    if several_ranks():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on one rank at least."""
     return bool(mean_over_ranks(torch.tensor([float(flag)], device=device)) > 0)
