@@ -84,6 +84,9 @@ def _register(kind: Format) -> None:
         ] = "auto",
         action_key: Annotated[str | None, typer.Option(help="Name of the actions' table; several with commas.")] = None,
         state_key: Annotated[str | None, typer.Option(help="Name of the states' table; several with commas.")] = None,
+        rate: Annotated[
+            float | None, typer.Option(help="Recorded rows per second, where the files do not say.")
+        ] = None,
         trim_idle: Annotated[bool, typer.Option("--trim-idle", help="Leave out idle rows at both ends.")] = False,
         outliers: Annotated[
             Literal["refuse", "clip", "keep"], typer.Option(help="What to do with actions far outside the usual.")
@@ -106,6 +109,7 @@ def _register(kind: Format) -> None:
             actions=actions,
             action_key=action_key,
             state_key=state_key,
+            rate=rate,
             trim_idle=trim_idle,
             outliers=outliers,
             flip=flip,

@@ -18,6 +18,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from hnet_vjepa.data.importers.registry import format_named
+from hnet_vjepa.data.importers.track_source import import_tracks
+from hnet_vjepa.data.importers.tracks import ImportOptions
+from hnet_vjepa.data.store import EpisodeStore
+
 SIDE, CELLS = 64, 4  # a clock picture: 4 x 4 cells, one for each bit of the milliseconds
 
 
@@ -29,6 +34,14 @@ def real(name: str) -> Path:
     if not (Path(root) / name).exists():
         pytest.skip(f"HNET_TEST_DATA has no {name}")
     return Path(root) / name
+
+
+def imported(kind: str, path: Path, out: Path, **options: Any) -> tuple[EpisodeStore, list[str]]:
+    """Import recordings of a format; the store, and what was said about it."""
+    notes: list[str] = []
+    chosen = ImportOptions(**options)
+    found = format_named(kind).read(path, chosen)
+    return EpisodeStore(import_tracks(found, chosen, out, notes.append, progress=False)), notes
 
 
 def clock_picture(seconds: float, side: int = SIDE) -> NDArray[np.uint8]:
@@ -47,17 +60,22 @@ def clock_time(picture: NDArray[np.uint8]) -> float:
     return float((bits.reshape(-1) << np.arange(CELLS * CELLS)).sum()) / 1000
 
 
-def clock_video(path: Path, times: Sequence[float] | NDArray[np.float64], codec: str = "libx264") -> None:
-    """Write a video whose frames are presented at ``times`` (seconds) and show them."""
+def clock_video(
+    path: Path,
+    times: Sequence[float] | NDArray[np.float64],
+    codec: str = "libx264",
+    shown: NDArray[np.float64] | None = None,
+) -> None:
+    """Write a video whose frames are presented at ``times`` (seconds) and show them, or the times ``shown``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=30)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 12800)
-        for time in times:
-            frame = av.VideoFrame.from_ndarray(clock_picture(float(time)), "rgb24")
-            frame.pts, frame.time_base = round(float(time) * 12800), stream.time_base
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 12_000)
+        for time, seen in zip(times, times if shown is None else shown, strict=True):
+            frame = av.VideoFrame.from_ndarray(clock_picture(float(seen)), "rgb24")
+            frame.pts, frame.time_base = round(float(time) * 12_000), stream.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -10,16 +10,13 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from hnet_vjepa.data.importers.lerobot import read_lerobot
-from hnet_vjepa.data.importers.track_source import import_tracks
-from hnet_vjepa.data.importers.tracks import ImportOptions
-from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from tests.data.recordings import (
     clock_picture,
     clock_time,
     clock_video,
     encoded,
+    imported,
     lerobot_features,
     lerobot_table,
     lerobot_v21,
@@ -34,12 +31,6 @@ VARIABLE = np.cumsum([0, 0.1, 0.033, 0.25, 0.04, 0.1, 0.05, 0.3])  # seconds: a 
 STEADY = np.arange(8) / 10
 
 
-def imported(root: Path, out: Path, **options: object) -> tuple[EpisodeStore, list[str]]:
-    notes: list[str] = []
-    chosen = ImportOptions(**options)  # type: ignore[arg-type]
-    return EpisodeStore(import_tracks(read_lerobot(root, chosen), chosen, out, notes.append, progress=False)), notes
-
-
 def shown(frames: NDArray[np.uint8]) -> list[float]:
     return [clock_time(frame) for frame in np.asarray(frames)]
 
@@ -49,7 +40,7 @@ def test_every_row_has_the_frame_of_its_time(tmp_path: Path, write: object) -> N
     """The frames say themselves when they are presented: at most 1 ms from the rows' timestamps."""
     episodes = {0: STEADY, 1: VARIABLE, 3: STEADY[:5]}
     root = write(tmp_path / "in", episodes)  # type: ignore[operator]
-    store, _ = imported(root, tmp_path / "store")
+    store, _ = imported("lerobot", root, tmp_path / "store")
     assert [(e.index, e.seed, len(e)) for e in store.episodes] == [(0, 0, 8), (1, 1, 8), (2, 3, 5)]
     start = 0.0
     for episode, times in zip(store.episodes, episodes.values(), strict=True):
@@ -66,11 +57,11 @@ def test_every_row_has_the_frame_of_its_time(tmp_path: Path, write: object) -> N
 def test_targets_are_told_from_changes(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "in", {0: STEADY})
     states = walk(8, 3, 0)
-    store, notes = imported(root, tmp_path / "targets")
+    store, notes = imported("lerobot", root, tmp_path / "targets")
     assert any("taken as absolute targets" in note for note in notes)
     assert store.info.action.absolute == (0, 1, 2)
     np.testing.assert_array_equal(store.episodes[0].actions, states[1:])  # the table's action is the next state
-    store, _ = imported(root, tmp_path / "differences", actions="differences")
+    store, _ = imported("lerobot", root, tmp_path / "differences", actions="differences")
     assert (store.info.action.absolute, store.info.settings["actions"]) == ((), "differences")
     np.testing.assert_allclose(store.episodes[0].actions, np.diff(states, axis=0), atol=1e-7)
     np.testing.assert_array_equal(store.episodes[0].states, states)
@@ -79,18 +70,18 @@ def test_targets_are_told_from_changes(tmp_path: Path) -> None:
 def test_resampling_takes_the_frame_and_the_last_command_before_it(tmp_path: Path) -> None:
     times = np.arange(31) / 30
     root = lerobot_v21(tmp_path / "in", {0: times}, fps=30)
-    store, _ = imported(root, tmp_path / "store", dt=0.1)
+    store, _ = imported("lerobot", root, tmp_path / "store", dt=0.1)
     episode = store.episodes[0]
     assert np.abs(np.array(shown(episode.frames)) - np.arange(11) / 10).max() <= 0.001
     targets = walk(31, 3, 0)[1:]  # row t commands the state of row t + 1
     np.testing.assert_array_equal(episode.actions, targets[2::3])
     with pytest.raises(UserError, match=r"dt is 0\.01 s, finer than recorded \(0\.0333\d* s between"):
-        imported(root, tmp_path / "finer", dt=0.01)
+        imported("lerobot", root, tmp_path / "finer", dt=0.01)
 
 
 def test_changes_are_summed_over_what_is_left_out(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "in", {0: np.arange(13) / 30}, fps=30)
-    store, _ = imported(root, tmp_path / "store", dt=0.1, actions="changes")
+    store, _ = imported("lerobot", root, tmp_path / "store", dt=0.1, actions="changes")
     states = walk(13, 3, 0)
     recorded = np.concatenate([states[1:], states[-1:]])
     np.testing.assert_allclose(store.episodes[0].actions, recorded[:12].reshape(4, 3, 3).sum(1), rtol=1e-5)
@@ -98,7 +89,7 @@ def test_changes_are_summed_over_what_is_left_out(tmp_path: Path) -> None:
 
 def test_a_gap_ends_the_stretch_that_is_kept(tmp_path: Path) -> None:
     times = np.concatenate([np.arange(5) / 10, 2 + np.arange(9) / 10])
-    store, notes = imported(lerobot_v21(tmp_path / "in", {0: times}), tmp_path / "store", dt=0.1)
+    store, notes = imported("lerobot", lerobot_v21(tmp_path / "in", {0: times}), tmp_path / "store", dt=0.1)
     assert np.abs(np.array(shown(store.episodes[0].frames)) - 2 - np.arange(9) / 10).max() <= 0.001
     assert any("episode 0: gap of 1.6 s after row 4" in note for note in notes)
 
@@ -108,12 +99,12 @@ def test_wall_clock_stamps(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "in", {0: VARIABLE})
     states = {0: walk(len(VARIABLE), 3, 0)}
     write_table(root / "data/chunk-000/episode_000000.parquet", lerobot_table({0: 1.7e9 + VARIABLE}, states))
-    store, notes = imported(root, tmp_path / "store")
+    store, notes = imported("lerobot", root, tmp_path / "store")
     assert np.abs(np.array(shown(store.episodes[0].frames)) - VARIABLE).max() <= 0.001
     # A video at a nominal rate beside such a table: as many frames as rows, so their number decides.
     nominal = np.arange(8) / 60
     clock_video(root / "videos/chunk-000/observation.images.front/episode_000000.mp4", nominal)
-    store, notes = imported(root, tmp_path / "nominal")
+    store, notes = imported("lerobot", root, tmp_path / "nominal")
     assert np.abs(np.array(shown(store.episodes[0].frames)) - nominal).max() <= 0.001
     assert any("frames are taken by their number" in note for note in notes)
 
@@ -122,7 +113,7 @@ def test_missing_files_leave_the_others_their_number(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "in", {n: STEADY + 0.3 * n for n in range(4)})
     (root / "videos/chunk-000/observation.images.front/episode_000000.mp4").unlink()
     (root / "data/chunk-001/episode_000002.parquet").unlink()
-    store, notes = imported(root, tmp_path / "store")
+    store, notes = imported("lerobot", root, tmp_path / "store")
     assert [e.seed for e in store.episodes] == [1, 3]
     assert clock_time(np.asarray(store.episodes[1].frames[0])) == pytest.approx(0.9)
     assert notes[0].startswith("2 episodes are left out; the first is") and "episode 0: no video" in notes[0]
@@ -133,9 +124,9 @@ def test_a_video_that_stops_early_is_named(tmp_path: Path) -> None:
     file = root / "videos/chunk-000/observation.images.front/episode_000001.mp4"
     clock_video(file, STEADY[:4])
     with pytest.raises(UserError, match=r"episode_000001\.mp4: no frame near 0\.700 s; the nearest is at 0\.300 s"):
-        imported(root, tmp_path / "store")
+        imported("lerobot", root, tmp_path / "store")
     file.write_bytes(file.read_bytes()[:300])
-    store, notes = imported(root, tmp_path / "without")
+    store, notes = imported("lerobot", root, tmp_path / "without")
     assert [e.seed for e in store.episodes] == [0] and "episode_000001.mp4 is not a readable video" in notes[0]
 
 
@@ -149,7 +140,7 @@ def test_pictures_inside_the_table(tmp_path: Path) -> None:
     table = lerobot_table({0: STEADY, 1: STEADY}, {n: walk(8, 3, n) for n in range(2)})
     table = table.append_column("observation.images.front", pa.array(cells))
     write_table(root / "data/chunk-000/file-000.parquet", table)
-    store, _ = imported(root, tmp_path / "store", bgr=True)
+    store, _ = imported("lerobot", root, tmp_path / "store", bgr=True)
     assert shown(store.episodes[1].frames) == pytest.approx((1 + STEADY).tolist())
     frame = np.asarray(store.episodes[0].frames[0])
     assert frame[..., 0].mean() > frame[..., 2].mean() + 30  # reddish again
@@ -162,8 +153,8 @@ def test_a_second_camera_stands_beside_the_first(tmp_path: Path) -> None:
     write_json(root / "meta/info.json", info)
     clock_video(root / "videos/chunk-000/observation.images.wrist/episode_000000.mp4", STEADY + 0.02)
     with pytest.raises(UserError, match=r"several cameras \(front, wrist\); choose one with --camera"):
-        imported(root, tmp_path / "none")
-    store, notes = imported(root, tmp_path / "store", camera="wrist", beside="front", size=(32, 32))
+        imported("lerobot", root, tmp_path / "none")
+    store, notes = imported("lerobot", root, tmp_path / "store", camera="wrist", beside="front", size=(32, 32))
     frames = np.asarray(store.episodes[0].frames)
     assert frames.shape[1:] == (32, 64, 3) and store.info.camera.name == "wrist+front"
     assert shown(frames[:, :, :32]) == pytest.approx((STEADY + 0.02).tolist())
@@ -173,23 +164,23 @@ def test_a_second_camera_stands_beside_the_first(tmp_path: Path) -> None:
 
 def test_what_is_not_such_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a LeRobot data set: it has no meta/info\.json"):
-        imported(tmp_path, tmp_path / "store")
+        imported("lerobot", tmp_path, tmp_path / "store")
     root = lerobot_v21(tmp_path / "in", {0: STEADY})
-    with pytest.raises(UserError, match=r"unknown column of .* 'nothing'; choose one of: action"):
-        imported(root, tmp_path / "store", action_key="nothing")
+    with pytest.raises(UserError, match=r"unknown table of .* 'nothing'; choose one of: action"):
+        imported("lerobot", root, tmp_path / "store", action_key="nothing")
     info = json.loads((root / "meta/info.json").read_text())
     write_json(root / "meta/info.json", {**info, "codebase_version": "v4.0"})
     with pytest.raises(UserError, match=r"unknown version in .* 'v4\.0'; choose one of: v2\.0, v2\.1, v3\.0"):
-        imported(root, tmp_path / "store")
+        imported("lerobot", root, tmp_path / "store")
 
 
 def test_the_real_humanoid(tmp_path: Path) -> None:
-    store, notes = imported(real("lerobot_v21_g1"), tmp_path / "store", dt=1.0, size=(48, 64))
+    store, notes = imported("lerobot", real("lerobot_v21_g1"), tmp_path / "store", dt=1.0, size=(48, 64))
     assert [e.seed for e in store.episodes] == [1, 2, *range(10, 26)]
     assert store.info.action.dim == 26 and len(store.info.action.absolute) == 26
     assert "82 episodes are left out" in notes[0]
 
 
 def test_the_real_arm_that_never_moves(tmp_path: Path) -> None:
-    store, _ = imported(real("lerobot_v3_so101"), tmp_path / "store", dt=1.0)
+    store, _ = imported("lerobot", real("lerobot_v3_so101"), tmp_path / "store", dt=1.0)
     assert len(store.episodes) == 6 and np.ptp(store.episodes[0].actions, 0).max() == 0

@@ -9,25 +9,14 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.data.importers.folder import import_folder
-from hnet_vjepa.data.importers.registry import format_named
 from hnet_vjepa.data.importers.ssv2 import MIRRORED
-from hnet_vjepa.data.importers.track_source import import_tracks
-from hnet_vjepa.data.importers.tracks import ImportOptions
-from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.pipeline import run_pipeline
 from tests import toy
-from tests.data.recordings import clock_time, clock_video, write_json
+from tests.data.recordings import clock_time, clock_video, imported, write_json
 
 TIMES = np.arange(12) / 12
 VARIABLE = np.cumsum([0, 0.083, 0.2, 0.05, 0.083, 0.083, 0.15, 0.083, 0.083])
-
-
-def imported(kind: str, path: Path, out: Path, **options: object) -> tuple[EpisodeStore, list[str]]:
-    notes: list[str] = []
-    chosen = ImportOptions(**options)  # type: ignore[arg-type]
-    found = format_named(kind).read(path, chosen)
-    return EpisodeStore(import_tracks(found, chosen, out, notes.append, progress=False)), notes
 
 
 def test_a_folder_of_videos(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hnet_vjepa.data.importers.arrow import EncodedColumn, column_array, read_parquet
 from hnet_vjepa.data.importers.base import Skipped
 from hnet_vjepa.data.importers.pictures import EncodedPictures, Pictures, SideBySide, VideoPictures
-from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
+from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track, chosen_cameras, chosen_keys
 from hnet_vjepa.data.store import Captions
 from hnet_vjepa.data.video_times import nearest, presentation_times
 from hnet_vjepa.errors import UserError, one_of
@@ -51,12 +51,10 @@ def read_lerobot(path: Path, options: ImportOptions) -> Recordings:
         raise one_of(f"version in {path / 'meta' / 'info.json'}", version, VERSIONS)
     features: dict[str, Any] = info["features"]
     cameras = {name.removeprefix(PREFIX): name for name, feature in features.items() if _is_camera(feature)}
-    chosen = [
-        _camera(path, cameras, options.camera),
-        *([_camera(path, cameras, options.beside)] if options.beside else []),
-    ]
-    actions = _keys(path, features, options.action_key, ["action"])
-    states = _keys(path, features, options.state_key, ["observation.state"])
+    chosen = [cameras[name] for name in chosen_cameras(str(path), list(cameras), options)]
+    numeric = [name for name, f in features.items() if str(f.get("dtype", "")).startswith(("float", "int"))]
+    actions = chosen_keys(str(path), numeric, options.action_key, ["action"])
+    states = chosen_keys(str(path), numeric, options.state_key, ["observation.state"])
     tasks = _tasks(path)
     tracks: list[Track] = []
     skipped: list[Skipped] = []
@@ -127,31 +125,6 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 def _is_camera(feature: Mapping[str, Any]) -> bool:
     depth = any((feature.get(key) or {}).get("video.is_depth_map") for key in ("info", "video_info"))
     return feature.get("dtype") in ("video", "image") and not depth
-
-
-def _camera(path: Path, cameras: Mapping[str, str], name: str | None) -> str:
-    """The feature of a camera. Raises UserError when it does not exist, or none is named and there are several."""
-    if name is None and len(cameras) == 1:
-        return next(iter(cameras.values()))
-    if name is None and not cameras:
-        raise UserError(f"{path} has no pictures (no feature of type video or image)")
-    if name is None:
-        raise UserError(f"{path} has several cameras ({', '.join(cameras)}); choose one with --camera NAME")
-    if name.removeprefix(PREFIX) not in cameras:
-        raise one_of("camera", name, sorted(cameras))
-    return cameras[name.removeprefix(PREFIX)]
-
-
-def _keys(path: Path, features: Mapping[str, Any], given: str | None, usual: list[str]) -> list[str]:
-    """Names of columns. Raises UserError when one that was asked for does not exist."""
-    if given is None:
-        return [key for key in usual if key in features]
-    keys = [key.strip() for key in given.split(",")]
-    for key in keys:
-        if key not in features:
-            numeric = [name for name, f in features.items() if str(f.get("dtype", "")).startswith(("float", "int"))]
-            raise one_of(f"column of {path}", key, sorted(numeric))
-    return keys
 
 
 def _names(features: Mapping[str, Any], keys: list[str]) -> tuple[str, ...]:

@@ -61,6 +61,36 @@ FORMATS = (
         "Import Something-Something v2: the data set's folder, or the label file of one split.",
         "hnet data import ssv2 ssv2/labels/train.json data/ssv2-train --dt 0.25",
     ),
+    Format(
+        "hdf5",
+        "hdf5:read_hdf5",
+        "Import HDF5 demonstrations of robomimic, LIBERO or ALOHA: a file, or a folder of them.",
+        "hnet data import hdf5 lift/ph/image.hdf5 data/lift --camera agentview_image --flip vertical",
+    ),
+    Format(
+        "zarr",
+        "zarr:read_zarr",
+        "Import a Zarr v2 replay buffer, as diffusion policy and UMI use it: a folder or a .zarr.zip.",
+        "hnet data import zarr pusht_cchi_v7_replay.zarr data/pusht --size 96 --rate 10",
+    ),
+    Format(
+        "ros",
+        "ros:read_ros",
+        "Import ROS 2 bags (.mcap, .db3) or ROS 1 bags, one for each episode; cameras and tables are topics.",
+        "hnet data import ros bags data/arm --camera /camera/image_raw --action-key /joint_command --dt 0.1",
+    ),
+    Format(
+        "droid",
+        "droid:read_droid",
+        "Import DROID's raw episodes (trajectory.h5, MP4, JSON); actions are differences of pose and gripper.",
+        "hnet data import droid droid_raw/1.0.1 data/droid --camera ext1 --size 96x128 --dt 0.25",
+    ),
+    Format(
+        "droid-rlds",
+        "rlds_features:read_rlds_features",
+        "Import DROID as RLDS, or any RLDS whose tables are named by --action-key and --state-key.",
+        "hnet data import droid-rlds droid_100/1.0.0 data/droid --camera exterior_image_1_left --size 96x128",
+    ),
 )
 
 

@@ -66,7 +66,7 @@ class RldsSource:
     """
 
     def __init__(self, path: Path, camera: str, dt: float, size: Size | None, progress: bool) -> None:
-        self._files, self._camera = _files(path), camera
+        self._files, self._camera = tfrecord_files(path), camera
         scan = _scan(self._files, camera, progress)
         self._records = scan.records
         low, high = bounds_of(scan.actions)
@@ -127,7 +127,8 @@ class _Scan:
     skipped: list[Skipped]
 
 
-def _files(path: Path) -> list[Path]:
+def tfrecord_files(path: Path) -> list[Path]:
+    """A TFRecord file, or all of a folder. Raises UserError when there is none."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a .tfrecord file or a directory of them")
     files = sorted(path.glob("*.tfrecord*")) if path.is_dir() else [path]

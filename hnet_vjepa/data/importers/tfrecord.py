@@ -22,8 +22,20 @@ Feature = list[bytes] | NDArray[np.float32] | NDArray[np.int64]
 
 def read_records(path: Path) -> Iterator[bytes]:
     """Yield the records of a TFRecord file. Raises UserError when it is cut short or a checksum does not fit."""
+    for _, data in located_records(path):
+        yield data
+
+
+def record_at(path: Path, offset: int) -> bytes:
+    """The record that begins at a byte (see located_records). Raises UserError as read_records does."""
+    return next(data for _, data in located_records(path, offset))
+
+
+def located_records(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield the records from ``offset`` on, each with the byte at which it begins."""
     with path.open("rb") as stream:
         number = 0
+        stream.seek(offset)
         while head := stream.read(12):
             where = f"{path}: record {number}"
             if len(head) < 12:
@@ -38,7 +50,8 @@ def read_records(path: Path) -> Iterator[bytes]:
             data = stream.read(length)
             if masked_crc32c(data) != struct.unpack("<I", stream.read(4))[0]:
                 raise UserError(f"{where} has a wrong checksum; the file is damaged, copy or download it again")
-            yield data
+            yield offset, data
+            offset = stream.tell()
             number += 1
 
 

@@ -42,7 +42,8 @@ class TrackSource:
         mode = action_mode(recordings, options, notes)
         tracks, skipped = _usable(recordings)
         if not tracks:
-            raise UserError(f"{recordings.root}: no usable episode{f'; {skipped[0]}' if skipped else ''}")
+            first = next(iter([*recordings.skipped, *skipped]), "")
+            raise UserError(f"{recordings.root}: no usable episode{f'; {first}' if first else ''}")
         dt = interval(tracks, options, notes)
         kept: list[tuple[Track, NDArray[np.float32]]] = []
         for track in tracks:
@@ -176,6 +177,7 @@ def _changed(options: ImportOptions) -> dict[str, str | int | float]:
         "beside": options.beside,
         "action key": options.action_key,
         "state key": options.state_key,
+        "rate": options.rate,
         "trim idle": int(options.trim_idle),
         "outliers": options.outliers if options.outliers != "refuse" else None,
         "flip": options.flip if options.flip != "none" else None,

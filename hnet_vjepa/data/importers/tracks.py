@@ -19,6 +19,7 @@ from hnet_vjepa.data.importers.cleaning import Outliers
 from hnet_vjepa.data.importers.pictures import Flip, Pictures
 from hnet_vjepa.data.store import Captions
 from hnet_vjepa.data.video import Size
+from hnet_vjepa.errors import UserError, one_of
 
 Actions = Literal["auto", "changes", "targets", "differences"]
 
@@ -29,7 +30,8 @@ class ImportOptions:
 
     ``size`` is that of one camera (height, width). ``dt``: seconds between two stored frames, by default as recorded.
     ``camera``, ``beside``: names of a camera and of a second one, stored at its right. ``action_key``, ``state_key``:
-    names of tables, joined by commas, where a format has several.
+    names of tables, joined by commas, where a format has several. ``rate``: recorded rows per second, where a format
+    does not say them.
     """
 
     size: Size = (64, 64)
@@ -39,6 +41,7 @@ class ImportOptions:
     actions: Actions = "auto"
     action_key: str | None = None
     state_key: str | None = None
+    rate: float | None = None
     trim_idle: bool = False
     outliers: Outliers = "refuse"
     flip: Flip = "none"
@@ -106,3 +109,33 @@ class _Some:
 
     def identity(self) -> str:
         return self.source.identity()
+
+
+def chosen_cameras(where: str, cameras: Sequence[str], options: ImportOptions) -> list[str]:
+    """The camera, and the one to store beside it if any.
+
+    Raises UserError when there is none of that name, or none is named and there are several.
+    """
+    if not cameras:
+        raise UserError(f"{where} has no pictures")
+    if options.camera is None and len(cameras) > 1:
+        raise UserError(f"{where} has several cameras ({', '.join(cameras)}); choose one with --camera NAME")
+    chosen = [options.camera or cameras[0], *([options.beside] if options.beside else [])]
+    for name in chosen:
+        if name not in cameras:
+            raise one_of("camera", name, sorted(cameras))
+    return chosen
+
+
+def chosen_keys(where: str, tables: Sequence[str], given: str | None, usual: Sequence[str]) -> list[str]:
+    """Names of tables: those given, joined by commas, else the usual ones that are there.
+
+    Raises UserError when one that was given is not there.
+    """
+    if given is None:
+        return [key for key in usual if key in tables]
+    keys = [key.strip() for key in given.split(",")]
+    for key in keys:
+        if key not in tables:
+            raise one_of(f"table of {where}", key, sorted(tables))
+    return keys
