@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Collect, import and inspect episodes.", no_args_is_help=True)
 app.add_typer(imports, name="import")
+exports = typer.Typer(help="Write a data set in another format.", no_args_is_help=True)
+app.add_typer(exports, name="export")
 
 
 @app.command("collect")
@@ -40,6 +42,23 @@ def collect_episodes(
     from sims.core.collect import collect
 
     print(f"collected {episodes} episodes in {collect(task, episodes, seed, out, workers)}")
+
+
+@exports.command("lerobot")
+def export_as_lerobot(
+    path: Annotated[Path, typer.Argument(help="Directory of a data set.")],
+    out: Annotated[Path, typer.Argument(help="New directory of the LeRobot data set.")],
+    robot: Annotated[str, typer.Option(help="The robot's name, LeRobot's robot_type.")] = "unknown",
+) -> None:
+    """Write a data set as a LeRobot data set, version 3.0, for the tools that read it.
+
+    Example: hnet data export lerobot data/fetch-reach fetch-reach-lerobot
+    """
+    from hnet_vjepa.data.export_lerobot import export_lerobot
+    from hnet_vjepa.data.store import EpisodeStore
+
+    store = EpisodeStore(path)
+    print(f"wrote {len(store.episodes)} episodes into {export_lerobot(store, out, robot)}")
 
 
 @app.command("info")
