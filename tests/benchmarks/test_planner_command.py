@@ -53,12 +53,12 @@ def test_a_leak_is_measured() -> None:
         kept: list[NDArray[np.uint8]] = []
 
         def plan(self, queries: list[PlanQuery]) -> list[PlanResult]:
-            self.kept.append(np.ones(2**22, np.uint8))
+            self.kept.append(np.ones(33 * 2**20, np.uint8))  # large enough for malloc to map it anew every time
             return [self.answer(query) for query in queries]
 
     planner = Leaking(card=CARD)
-    first, last = resident_after(planner, (5, 45), memory.SMALL)
-    assert 130 < last - first < 220  # 160, less what the process had free already
+    first, last = resident_after(planner, (5, 13), memory.SMALL)
+    assert last - first == pytest.approx(8 * 33, rel=0.1)
 
 
 def test_memory_is_measured_in_a_process_of_its_own(checkpoint_path: Path) -> None:
