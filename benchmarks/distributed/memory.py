@@ -1,7 +1,10 @@
 """Memory of the transformer on long sequences: sharded over ranks, and with recomputation of activations.
 
 Every measurement is a process group of its own. A rank's peak is that of its resident memory (VmHWM) less what it held
-before the forward pass; it holds activations, gradients and the attention's working memory.
+before the forward pass: activations, gradients and the attention's working memory, without the weights. One rank
+computes attention by torch's own function, which keeps all scores because log sizes get gradient; sharded ranks compute
+those of 512 queries at a time, which is a part of what they save. Only the transformer's blocks are sharded: encoder,
+router and predictor are not measured here.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from hnet_vjepa.models.vjepa.vit import HNetViT
 from hnet_vjepa.utils.collectives import lay_out
 
 LENGTHS = (4096, 16384)  # chunks of a clip
-LONGEST = 65536  # does not fit one rank
+LONGEST = 65536  # on two ranks only: all scores of one rank would take 48 GiB a layer
 WIDTH, DEPTH, HEADS = 192, 2, 3
 LARGE = (1024, 24, 16)  # width, depth and heads of ViT-L
 LARGE_LENGTH = 2048
