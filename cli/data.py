@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.checks import check_data, preview_data
 from cli.imports import imports, note
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ app = typer.Typer(help="Collect, import and inspect episodes.", no_args_is_help=
 app.add_typer(imports, name="import")
 exports = typer.Typer(help="Write a data set in another format.", no_args_is_help=True)
 app.add_typer(exports, name="export")
+app.command("check")(check_data)
+app.command("preview")(preview_data)
 
 
 @app.command("collect")

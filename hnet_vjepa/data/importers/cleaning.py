@@ -63,16 +63,28 @@ def clip_outliers(
     return [rows.astype(np.float32) for rows in clipped]
 
 
-def moving_rows(rows: NDArray[np.float32]) -> range:
-    """The rows T x D from the first motion to the last, with one still row on either side; all when nothing moves.
+def motion_of(actions: NDArray[np.float32], states: NDArray[np.float32], changes: bool) -> NDArray[np.float64]:
+    """How much each row of an episode moves the robot: T - 1 x D of state differences, and of actions (T x A).
 
-    Motion is a row's change to the next, in each column relative to the largest one usual there (95th percentile).
+    ``changes``: the actions are motions themselves, not targets.
     """
-    steps = np.abs(np.diff(rows.astype(np.float64), axis=0))
-    usual = np.percentile(steps, 95, axis=0) if len(steps) else np.zeros(rows.shape[1])
-    usual = np.where(usual > 0, usual, steps.max(0, initial=0))
-    moved = np.flatnonzero((steps > STILL * np.where(usual > 0, usual, np.inf)).any(1))
-    return range(moved[0], moved[-1] + 2) if len(moved) else range(len(rows))
+    commanded = actions[:-1] if changes else np.diff(actions, axis=0)
+    return np.abs(np.concatenate([commanded, np.diff(states, axis=0)], 1).astype(np.float64))
+
+
+def still_rows(motion: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of N rows of motion are standing still: less than STILL of what is usual (95th percentile) everywhere."""
+    if not motion.size:
+        return np.zeros(len(motion), bool)
+    usual = np.percentile(motion, 95, axis=0)
+    usual = np.where(usual > 0, usual, motion.max(0))
+    return np.asarray((motion <= STILL * np.where(usual > 0, usual, np.inf)).all(axis=1), np.bool_)
+
+
+def moving_rows(motion: NDArray[np.float64]) -> range:
+    """The rows of an episode from the first motion (T - 1 x D) to the last; all of them when nothing moves."""
+    moved = np.flatnonzero(~still_rows(motion))
+    return range(moved[0], moved[-1] + 2) if len(moved) else range(len(motion) + 1)
 
 
 def regular_rows(times: NDArray[np.float64], dt: float, usual: float) -> tuple[NDArray[np.int64], list[str]]:

@@ -93,12 +93,21 @@ def read_lerobot(path: Path, options: ImportOptions) -> Recordings:
         state_names=_names(features, states),
         skipped=skipped,
         notes=notes,
+        stated=_stated(path, {"action": actions, "state": states}),
     )
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """The data set's ``meta/info.json``. Raises UserError when there is none."""
-    return _json(path / "meta" / "info.json")
+def _stated(path: Path, features: Mapping[str, list[str]]) -> dict[str, dict[str, list[float]]]:
+    """The statistics in meta/stats.json of the chosen columns, where all are there."""
+    try:
+        told = json.loads((path / "meta" / "stats.json").read_text("utf-8"))
+        return {
+            kind: {name: [float(v) for key in keys for v in told[key][name]] for name in ("min", "max", "mean", "std")}
+            for kind, keys in features.items()
+            if keys
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # older data sets keep them by episode
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hnet_vjepa.data.importers.cleaning import moving_rows, regular_rows
+from hnet_vjepa.data.importers.cleaning import motion_of, moving_rows, regular_rows
 from hnet_vjepa.data.importers.rotation import composed, differences
 from hnet_vjepa.data.importers.tracks import Actions, ImportOptions, Recordings, Track
 from hnet_vjepa.errors import UserError
@@ -85,7 +85,7 @@ def cut(
         if gaps:
             notes.append(f"{track.where}: {gaps[0]}; only the longest stretch without a gap is kept")
     if options.trim_idle and len(kept) > 1:
-        moving = moving_rows(np.concatenate([track.actions, track.states], 1)[kept])
+        moving = moving_rows(motion_of(track.actions[kept], track.states[kept], mode == "changes"))
         if len(moving) < len(kept):
             notes.append(f"{track.where}: {len(kept) - len(moving)} of {len(kept)} rows at the ends are idle, left out")
         kept = kept[moving]

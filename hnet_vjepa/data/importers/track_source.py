@@ -15,6 +15,7 @@ from hnet_vjepa.data.importers.cleaning import check_outliers, clip_outliers
 from hnet_vjepa.data.importers.pictures import Corrected
 from hnet_vjepa.data.importers.track_actions import TooShort, action_mode, cut, interval
 from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
+from hnet_vjepa.data.importers.usable import usable_tracks
 from hnet_vjepa.data.store import Episode
 from hnet_vjepa.data.video import Size, different_sizes
 from hnet_vjepa.errors import UserError
@@ -40,7 +41,7 @@ class TrackSource:
     def __init__(self, recordings: Recordings, options: ImportOptions) -> None:
         notes = list(recordings.notes)
         mode = action_mode(recordings, options, notes)
-        tracks, skipped = _usable(recordings)
+        tracks, skipped = usable_tracks(recordings)
         if not tracks:
             first = next(iter([*recordings.skipped, *skipped]), "")
             raise UserError(f"{recordings.root}: no usable episode{f'; {first}' if first else ''}")
@@ -106,43 +107,6 @@ class TrackSource:
                 states=track.states if self.survey.states else None,
                 labels=np.array(labels, np.uint8) if self.survey.labels else None,
             )
-
-
-def _usable(recordings: Recordings) -> tuple[list[Track], list[Skipped]]:
-    """Episodes with finite numbers, rising times and no copy before them; and the others."""
-    usable: list[Track] = []
-    skipped: list[Skipped] = []
-    seen: dict[tuple[int, bytes, bytes], list[Track]] = {}
-    for track in recordings.tracks:
-        if reason := _damage(track, recordings):
-            skipped.append(Skipped(track.where, reason))
-            continue
-        # Pictures are compared only where the tables agree.
-        same = seen.setdefault((len(track), track.actions.tobytes(), track.states.tobytes()), [])
-        if copy := next((t for t in same if t.pictures.identity() == track.pictures.identity()), None):
-            skipped.append(Skipped(track.where, f"it is the same as {copy.where}"))
-            continue
-        same.append(track)
-        usable.append(track)
-    return usable, skipped
-
-
-def _damage(track: Track, recordings: Recordings) -> str | None:
-    """What makes an episode unusable, or None."""
-    for kind, rows, names in (
-        ("action", track.actions, recordings.action_names),
-        ("state", track.states, recordings.state_names),
-    ):
-        if rows.shape != (len(track), len(names)):
-            return f"{kind}s of shape {rows.shape}; needs {len(track)} rows of {len(names)}"
-        if len(wrong := np.argwhere(~np.isfinite(rows))):
-            row, column = wrong[0]
-            return f"row {row}, {kind} {names[column]} is {rows[row, column]}"
-    if len(track) < 2:
-        return f"{len(track)} rows; an episode needs at least 2"
-    if len(back := np.flatnonzero(np.diff(track.times) < 0)):
-        return f"time goes back after row {back[0]} (by {-np.diff(track.times)[back[0]]:.3g} s)"
-    return None
 
 
 def _active(actions: Sequence[NDArray[np.float32]]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -91,7 +91,18 @@ class Recordings:
     state_names: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None  # names of the format's classes; else labels are made from captions
     skipped: Sequence[Skipped] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    # Statistics that came with the recordings: of "action" and "state", min, max, mean and std by column.
+    stated: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the actions are motions, as far as the format says, and not targets."""
+        return 2 * len(self.absolute) < len(self.action_names)
+
+    def only(self, tracks: Sequence[Track]) -> Recordings:
+        """The same recordings with these episodes alone."""
+        return replace(self, tracks=tracks)
 
 
 @dataclass(frozen=True)
