@@ -2,7 +2,7 @@
 
 from hnet_vjepa.config.base import PHASES, PhaseName, Stage
 from hnet_vjepa.config.config import Config
-from hnet_vjepa.config.load import config_names, load_config, parse_config, parse_yaml
+from hnet_vjepa.config.load import config_names, load_config, parse_config
 from hnet_vjepa.config.model import (
     AttentionConfig,
     BackboneConfig,
@@ -26,6 +26,7 @@ from hnet_vjepa.config.phases import (
     StageConfig,
 )
 from hnet_vjepa.config.planning import PlanConfig
+from hnet_vjepa.config.yaml_text import parse_yaml
 
 __all__ = [
     "PHASES",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 PhaseName = Literal["pretrain", "language", "probe", "action"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
@@ -21,9 +22,30 @@ Stages = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A section: unknown fields and infinite numbers are refused."""
+    """A section: unknown fields, infinite numbers, and texts or truth values in place of numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would read "5" as 5 and true as 1."""
+        kinds = _leaves(cls.model_fields[info.field_name or ""].annotation)
+        for item in value if isinstance(value, list | tuple) else (value,):
+            for kind, name in ((str, "text"), (bool, "a truth value")):
+                if isinstance(item, kind) and kinds <= {int, float, bool, type(None)} - {kind}:
+                    raise PydanticCustomError("as_written", "this is {name}; needs a number", {"name": name})
+        return value
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of: ``tuple[int, ...] | None`` of int and None."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in parts}
+    if get_origin(annotation) is Annotated:
+        return _leaves(parts[0])
+    return set().union(*(_leaves(part) for part in parts if part is not Ellipsis)) if parts else {annotation}
 
 
 class TransformerSection(Section):

@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from hnet_vjepa.config.config import Config
+from hnet_vjepa.config.yaml_text import parse_yaml
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.migration import current_field, rename_fields
 
@@ -107,15 +107,6 @@ def _read(path: Path) -> str:
         raise UserError(f"config {path} is not text in UTF-8 (byte {error.start})") from error
     except OSError as error:
         raise UserError(f"cannot read config {path}: {error.strerror}") from error
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value that a YAML text stands for. Raises UserError, beginning with ``where``, when it is not YAML."""
-    try:
-        return yaml.safe_load(text)
-    # PyYAML lets through what its constructors of dates, numbers and so on raise: ValueError, KeyError and others.
-    except Exception as error:
-        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
