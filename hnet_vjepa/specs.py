@@ -12,6 +12,7 @@ from hnet_vjepa.errors import FieldError, UserError
 
 CARTESIAN_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CARTESIAN_UNITS = ("m", "m", "m", "rad", "rad", "rad", "fraction")
+NEARLY = 0.01  # of the largest deviation of a unit: a dimension below is nearly constant
 LARGEST = 1e30  # of a bound: beyond, the difference of two overflows 32 bits
 
 
@@ -96,13 +97,17 @@ class ActionSpec(BaseModel):
     def normalised_by(self, actions: NDArray[np.float32]) -> ActionSpec:
         """Return this spec with mean and std measured on ``actions`` (N x dim, N at least 1).
 
-        A dimension that never changes gets a std of 1e-6, so that it normalises to zero and not to NaN. Raises
-        UserError without actions.
+        A dimension that never changes gets a std of at least 1e-6, so that it normalises to zero and not to NaN; one
+        that hardly changes gets NEARLY of the largest of its unit, so that its noise is not blown up. Raises UserError
+        without actions.
         """
         if len(actions) == 0:
             raise UserError("there are no actions to measure mean and std on")
         chosen = actions[:, list(self.active)].astype(np.float64)
-        std = np.maximum(chosen.std(0), 1e-6)
+        std = chosen.std(0)
+        units = np.array([self.units[dimension] for dimension in self.active])
+        largest = np.array([std[units == unit].max() for unit in units]) if len(units) else std
+        std = np.maximum(std, np.maximum(1e-6, NEARLY * largest))
         return self.model_copy(update={"mean": tuple(chosen.mean(0).tolist()), "std": tuple(std.tolist())})
 
     def check(self, actions: NDArray[np.float32] | Sequence[float], where: str) -> NDArray[np.float32]:

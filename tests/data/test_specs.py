@@ -113,3 +113,17 @@ def test_normalisation_divides_by_the_standard_deviation() -> None:
     found = spec.normalised_by(np.array([[0, 1], [0, 2], [0, 6]], np.float32))
     assert found.mean == (3.0,)
     assert found.std == pytest.approx((math.sqrt((4 + 1 + 9) / 3),))
+
+
+def test_a_dimension_that_hardly_changes_is_not_blown_up() -> None:
+    """1.569 +- 0.0005 beside columns of a deviation of 0.3 m; a column of another unit is left alone."""
+    random = np.random.default_rng(0)
+    spread = np.array([0.3, 0.0005, 0.2, 0.001])
+    actions = (random.normal(0, 1, (5000, 4)) * spread + [0, 1.569, 0, 0]).astype(np.float32)
+    spec = ActionSpec(
+        names=("x", "y", "z", "w"), units=("m", "m", "m", "rad"), low=(-9,) * 4, high=(9,) * 4, active=(0, 1, 2, 3)
+    )
+    std = spec.normalised_by(actions).std
+    assert std == pytest.approx([0.3, 0.003, 0.2, 0.001], rel=0.05)
+    nothing = ActionSpec(names=(), units=(), low=(), high=(), active=())
+    assert nothing.normalised_by(np.zeros((5, 0), np.float32)).std == ()

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from hnet_vjepa.data.checks.finding import Finding, longest_run
-from hnet_vjepa.data.importers.cleaning import GAP, find_outliers, motion_of, still_rows
+from hnet_vjepa.data.importers.cleaning import GAP, constant_columns, find_outliers, motion_of, still_rows
 from hnet_vjepa.data.importers.tracks import Recordings
 
 SHORT = 0.1  # of the usual length
 IDLE = 0.2  # of an episode, standing still at one stretch
 REPEATED = 0.05  # of the rows
-NEARLY = 0.01  # of the largest spread among columns of the same unit
 MOST_NAMED = 5  # findings of one kind that are written out
 
 
@@ -68,19 +67,11 @@ def constant(found: Recordings) -> Iterator[Finding]:
     if not found.action_names or not found.tracks:
         return
     actions = np.concatenate([track.actions for track in found.tracks]).astype(np.float64)
-    spread = np.diff(np.percentile(actions, (1, 99), axis=0), axis=0)[0]  # an outlier says nothing of the others
-    spread = np.where(spread > 0, spread, actions.std(0))
-    if not spread.max() > 1e-9:
+    if not actions.std(0).max() > 1e-9:
         yield Finding("error", "constant", "", "no action ever changes: the robot stands still in all episodes")
         return
-    units = found.action_units or ("unknown",) * len(found.action_names)
-    for column, name in enumerate(found.action_names):
-        alike = [i for i, unit in enumerate(units) if unit == units[column]]
-        if spread[column] <= 1e-9:
-            yield Finding("warning", "constant", "", f"action {name} is always {actions[0, column]:.4g}")
-        elif spread[column] < NEARLY * spread[alike].max():
-            detail = f"action {name} is {np.median(actions[:, column]):.4g}, give or take {spread[column] / 2:.2g}"
-            yield Finding("warning", "nearly constant", "", detail)
+    for kind, phrase in constant_columns(actions, found.action_names, found.action_units):
+        yield Finding("warning", kind, "", phrase)
 
 
 def outliers(found: Recordings) -> Iterator[Finding]:

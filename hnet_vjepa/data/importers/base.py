@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from tqdm import tqdm
-
+from hnet_vjepa.data.importers.partial import PartialShard
 from hnet_vjepa.data.store import Episode, StoreInfo, create_store, plan_shards, write_shard
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, CameraSpec
+from hnet_vjepa.utils.progress import progress_counter
 
 Report = Callable[[str], None]  # receives one sentence about something assumed or left out
 
@@ -70,8 +69,9 @@ class EpisodeSource(Protocol):
 def write_store(source: EpisodeSource, out: Path, report: Report | None = None, progress: bool = True) -> Path:
     """Write the episodes of ``source`` into the store ``out`` and return ``out``.
 
-    Shards that a previous, interrupted call has completed are kept. ``report`` receives the survey's notes before
-    anything is written. Raises UserError when ``out`` holds other data or an input is damaged; completed shards stay.
+    What a previous, interrupted call has decoded is kept, but for its last seconds. ``report`` receives the survey's
+    notes before anything is written. Raises UserError when ``out`` holds other data or an input is damaged; completed
+    shards stay.
     """
     survey = source.survey
     if report:
@@ -90,17 +90,23 @@ def write_store(source: EpisodeSource, out: Path, report: Report | None = None, 
     )
     done = create_store(out, info)
     missing = [number for number in range(len(shards)) if number not in done]
-    indices = [index for number in missing for index in shards[number]]
-    with tqdm(total=total, initial=total - len(indices), desc="importing", unit="episode", disable=not progress) as bar:
-        episodes = source.decode(indices)
+    partial = PartialShard(out)
+    kept = partial.indices()
+    left = sum(len(shards[number]) for number in missing)
+    episodes = source.decode([index for number in missing for index in shards[number] if index not in kept])
+    with progress_counter("importing", total, "episode", progress, first=total - left) as count:
         for number in missing:
             shard = []
-            for episode in islice(episodes, len(shards[number])):
+            for index in shards[number]:
+                episode = partial.load(index) if index in kept else next(episodes, None)
+                if episode is None or episode.index != index:
+                    raise UserError(f"the recordings changed while {out} was written; import them again")
                 shard.append(episode)
-                bar.update()
-            if [episode.index for episode in shard] != list(shards[number]):
-                raise UserError(f"the recordings changed while {out} was written; import them again")
+                if index not in kept:
+                    partial.add(episode)
+                count(1)
             write_shard(out, number, info, shard)
+            partial.clear(shards[number])
     return out
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.specs import NEARLY
 
 Outliers = Literal["refuse", "clip", "keep"]
 FAR = 10.0  # times the spread of a column that a value may lie beyond it
@@ -61,6 +62,33 @@ def clip_outliers(
     report(f"{len(found)} outliers are clipped; the first is {found[0]}")
     clipped = [np.where(rows < low, bottom, np.where(rows > high, top, rows)) for rows in actions]
     return [rows.astype(np.float32) for rows in clipped]
+
+
+def constant_columns(
+    actions: NDArray[np.float64] | NDArray[np.float32], names: Sequence[str], units: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Columns of N x D that never or hardly ever change: ``constant`` or ``nearly constant``, and a phrase.
+
+    The spread from the 1st to the 99th percentile counts, because an outlier says nothing of the others; it is compared
+    with the largest of the same unit.
+    """
+    exact = actions.astype(np.float64)
+    spread = np.diff(np.percentile(exact, (1, 99), axis=0), axis=0)[0]
+    spread = np.where(spread > 0, spread, exact.std(0))
+    for column, (name, unit) in enumerate(zip(names, units or ("unknown",) * len(names), strict=True)):
+        largest = max(spread[i] for i in range(len(names)) if not units or units[i] == unit)
+        middle = f"{np.median(actions[:, column]):.4g}"
+        if spread[column] <= 1e-9:
+            yield "constant", f"action {name} is always {middle}"
+        elif spread[column] < NEARLY * largest:
+            yield "nearly constant", f"action {name} is {middle}, give or take {spread[column] / 2:.2g}"
+
+
+def nearly_constant(actions: Sequence[NDArray[np.float32]], names: Sequence[str], units: Sequence[str]) -> list[str]:
+    """A note on columns of the episodes' actions that hardly ever change, if there are any."""
+    columns = constant_columns(np.concatenate(actions), names, units) if names else ()
+    found = [phrase for kind, phrase in columns if kind == "nearly constant"]
+    return [f"nearly constant: {'; '.join(found)}: normalisation bounds such columns"] if found else []
 
 
 def motion_of(actions: NDArray[np.float32], states: NDArray[np.float32], changes: bool) -> NDArray[np.float64]:

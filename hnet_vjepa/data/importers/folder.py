@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
-from hnet_vjepa.data.importers.cleaning import Outliers, check_outliers, clip_outliers
+from hnet_vjepa.data.importers.cleaning import Outliers, check_outliers, clip_outliers, nearly_constant
 from hnet_vjepa.data.importers.robot_file import action_spec
 from hnet_vjepa.data.importers.tables import Table, check_same_columns, read_table, read_text, stack_columns
 from hnet_vjepa.data.store import Captions, Episode
@@ -94,6 +94,7 @@ class FolderSource:
             check_outliers(actions, action.names, where)
         elif outliers == "clip":
             actions = clip_outliers(actions, action.names, where, notes.append)
+        notes += nearly_constant(actions, action.names, action.units)
         self._episodes, self._actions = episodes, actions
         sizes: dict[Size, list[str]] = {}
         for episode in episodes:

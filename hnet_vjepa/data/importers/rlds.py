@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
 from hnet_vjepa.data.importers.tfrecord import Feature, parse_example, read_records
@@ -24,6 +23,7 @@ from hnet_vjepa.data.video import Size, decode_picture, different_sizes, fit, sa
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS, ActionSpec, bounds_of, camera_spec
 from hnet_vjepa.utils.files import content_hash
+from hnet_vjepa.utils.progress import show_progress
 
 # BridgeData V2 was recorded at 5 Hz (Walke et al. 2023, arXiv 2308.12952); the files have no timestamps.
 BRIDGE_DT = 0.2
@@ -146,7 +146,7 @@ def _scan(files: Sequence[Path], camera: str, progress: bool) -> _Scan:
     instructions: Counter[str] = Counter()
     widths: set[int] = set()
     sizes: dict[Size, list[str]] = {}
-    for steps, record in tqdm(_read_episodes(files, camera), desc="reading", unit="episode", disable=not progress):
+    for steps, record in _read_episodes(show_progress(files, "reading", "file", progress), camera):
         if len(steps.pictures) < 2:
             skipped.append(Skipped(steps.where, "it has fewer than 2 steps"))
             continue
@@ -169,7 +169,7 @@ def _scan(files: Sequence[Path], camera: str, progress: bool) -> _Scan:
     return _Scan(records, lengths, np.concatenate(actions), instructions, widths.pop(), sizes, skipped)
 
 
-def _read_episodes(files: Sequence[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
+def _read_episodes(files: Iterable[Path], camera: str, wanted: set[int] | None = None) -> Iterator[tuple[_Steps, int]]:
     """Yield the episodes of all files with their record number (counted over all files), or only those ``wanted``."""
     number = 0
     for file in files:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
-from hnet_vjepa.data.importers.cleaning import check_outliers, clip_outliers
+from hnet_vjepa.data.importers.cleaning import check_outliers, clip_outliers, nearly_constant
 from hnet_vjepa.data.importers.pictures import Corrected
 from hnet_vjepa.data.importers.track_actions import TooShort, action_mode, cut, interval
 from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
@@ -64,6 +64,7 @@ class TrackSource:
             check_outliers(actions, names, where)
         elif options.outliers == "clip":
             actions = clip_outliers(actions, names, where, notes.append)
+        notes += nearly_constant(actions, names, units)
         self._tracks = [track for track, _ in kept]
         self._actions, active = actions, _active(actions)
         low, high = bounds_of(np.concatenate(self._actions)) if names else ((), ())
