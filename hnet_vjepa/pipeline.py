@@ -22,6 +22,7 @@ from hnet_vjepa.checkpoint import Manifest, PhaseRecord, load_checkpoint, load_m
 from hnet_vjepa.config import PHASES, Config, PhaseName, parse_config
 from hnet_vjepa.config.planning import TRAINING_FIELDS
 from hnet_vjepa.data.store import EpisodeStore
+from hnet_vjepa.data.verification import verified
 from hnet_vjepa.errors import UserError, one_of
 from hnet_vjepa.models.model import HNetVJEPA, Robot
 from hnet_vjepa.tokenization import tokenize
@@ -140,8 +141,13 @@ def run_pipeline(
         read_manifest(path)
     encoded = Encoded()
     first_rank = os.environ.get("RANK", "0") == "0"
-    with locked(work_dir) if first_rank else contextlib.nullcontext(), process_group():
+    with (
+        locked(work_dir) if first_rank else contextlib.nullcontext(),
+        verified(store) if first_rank else contextlib.nullcontext(lambda: None) as check_files,
+        process_group(),
+    ):
         for name in phases:
+            check_files()
             path = _train_phase(name, config, store, work_dir, path, settings, progress, encoded, parallelism)
     assert path is not None
     return path

@@ -218,6 +218,10 @@ class EpisodeStore:
                 states = _open_rows(folder / "states.npy", (total, len(info.states)), np.float32).copy()
             if info.labels:
                 labels = _open_rows(folder / "labels.npy", (total, len(info.labels)), np.uint8).copy()
+            for name, numbers in (("actions", actions), ("states", states)):
+                if numbers is not None and len(wrong := np.argwhere(~np.isfinite(numbers))):
+                    row, column = wrong[0]
+                    raise ValueError(f"{name}.npy: row {row}, column {column} is {numbers[row, column]}")
             table = [tuple(str(sentence) for sentence in captions) for captions in summary["captions"]]
 
             episodes, start = [], 0
