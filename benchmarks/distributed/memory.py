@@ -27,7 +27,6 @@ from hnet_vjepa.models.vjepa.vit import HNetViT
 from hnet_vjepa.utils.collectives import lay_out
 
 LENGTHS = (4096, 16384)  # chunks of a clip
-LONGEST = 65536  # on two ranks only: all scores of one rank would take 48 GiB a layer
 WIDTH, DEPTH, HEADS = 192, 2, 3
 LARGE = (1024, 24, 16)  # width, depth and heads of ViT-L
 LARGE_LENGTH = 2048
@@ -37,7 +36,6 @@ def measure(work: Path) -> Part:
     """Peak memory per rank by length and ranks; with and without recomputation at the depth of ViT-L."""
     sizes = (WIDTH, DEPTH, HEADS)
     peaks = {f"{length}/{ranks}": peak(length, ranks, sizes, False) for length in LENGTHS for ranks in (1, 2)}
-    peaks[f"{LONGEST}/2"] = peak(LONGEST, 2, sizes, False)
     peaks["recompute off"], peaks["recompute on"] = (peak(LARGE_LENGTH, 1, LARGE, again) for again in (False, True))
     metrics = {
         "context_parallel_peak_memory_ratio_2": round(peaks["16384/2"] / peaks["16384/1"], 3),

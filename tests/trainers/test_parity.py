@@ -19,7 +19,7 @@ from tests import toy
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pretrain", "language", "probe", "encoder_adaptation", "action", "heads")
-STEPS = 12  # 20 in benchmarks/distributed/parity.py
+STEPS = 8  # 20 in benchmarks/distributed/parity.py
 TOLERANCE = 1e-5  # of the loss, relative
 SETTINGS = {"steps": STEPS, "batch_size": 8, "accumulate": 2, "learning_rate": 2e-5, "log_every": 1, "save_every": 50}
 ENGINES = {
