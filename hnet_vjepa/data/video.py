@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,10 @@ def decode_picture(data: bytes, where: str) -> Image.Image:
     Raises UserError when it is damaged, of more than 50 million pixels or not of 8 bits.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP")) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its bound is above ours
+            opened = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP", "WEBP"))
+        with opened as picture:
             if picture.mode[0] in "IF":  # 16 or 32 bits: Pillow would cut the values off, not scale them
                 raise UserError(f"{where} has more than 8 bits per channel; convert it to 8")
             _check_pixels(picture.width, picture.height, where)

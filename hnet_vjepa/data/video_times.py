@@ -33,20 +33,19 @@ def presentation_times(path: Path) -> NDArray[np.float64]:
     return np.array(pts, np.float64) * base
 
 
-def read_at(
-    path: Path, wanted: NDArray[np.float64], size: Size, tolerance: float | None = None
-) -> tuple[NDArray[np.uint8], float]:
+def read_at(path: Path, wanted: NDArray[np.float64], size: Size) -> tuple[NDArray[np.uint8], float]:
     """The frames whose presentation times are nearest to ``wanted`` (T rising seconds), and the largest difference.
 
-    Returns T x H x W x 3 of ``size``, and seconds. Raises UserError when no frame lies within ``tolerance`` seconds
-    (by default the median time between two frames) of one of ``wanted``, or the video can not be decoded up to there.
+    Returns T x H x W x 3 of ``size``, and seconds. Raises UserError when one of ``wanted`` lies before the first frame or
+    after the last by more than the median time between two, or when the video can not be decoded up to there.
     """
     times = presentation_times(path)
     chosen = nearest(times, wanted)
-    errors = np.abs(times[chosen] - wanted)
-    worst = int(errors.argmax())
     step = float(np.median(np.diff(times))) if len(times) > 1 else float("inf")
-    if errors[worst] > (step if tolerance is None else tolerance) + 1e-6:
+    # In a gap between two frames the nearer one is what was to be seen; beyond the ends there is nothing.
+    outside = np.maximum(times[0] - wanted, wanted - times[-1])
+    worst = int(outside.argmax())
+    if outside[worst] > step + 1e-6:
         raise UserError(
             f"{path}: no frame near {wanted[worst]:.3f} s; the nearest is at {times[chosen[worst]]:.3f} s "
             f"(it has {len(times)} frames from {times[0]:.3f} to {times[-1]:.3f} s)"
@@ -54,7 +53,7 @@ def read_at(
     found: dict[int, NDArray[np.uint8]] = {}
     for number, picture in _decode(path, times, sorted(set(chosen.tolist()))):
         found[number] = fit(picture, size)
-    return np.stack([found[number] for number in chosen.tolist()]), float(errors[worst])
+    return np.stack([found[number] for number in chosen.tolist()]), float(np.abs(times[chosen] - wanted).max())
 
 
 def first_size(path: Path) -> Size:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cli.main import run
 from hnet_vjepa.data.store import EpisodeStore
+from tests.data.recordings import lerobot_v21
 from tests.data.test_folder import record
 from tests.data.test_rlds import episode, write
 from tests.data.test_store import make_info, make_store
@@ -160,3 +162,20 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, hnet: Hnet) -> None:
 def test_missing_dt_is_asked_for(tmp_path: Path, hnet: Hnet) -> None:
     status, _, err = hnet("data", "import", "folder", tmp_path, tmp_path / "out")
     assert status == 2 and "--dt" in err
+
+
+def test_import_and_export_lerobot(tmp_path: Path, hnet: Hnet) -> None:
+    root = lerobot_v21(tmp_path / "in", {n: np.arange(21) / 20 + 0.01 * n for n in range(2)}, fps=20)
+    words = ["--size", "32x48", "--dt", "0.1", "--actions", "differences", "--camera", "front"]
+    status, out, err = hnet("data", "import", "lerobot", root, tmp_path / "store", *words)
+    assert (status, out) == (0, f"imported 2 episodes, 22 frames into {tmp_path / 'store'}\n"), err
+    store = EpisodeStore(tmp_path / "store")
+    assert (store.info.camera.height, store.info.camera.width, store.info.camera.dt) == (32, 48, 0.1)
+    assert store.info.settings["actions"] == "differences"
+    status, out, _ = hnet("data", "export", "lerobot", tmp_path / "store", tmp_path / "out")
+    assert (status, out) == (0, f"wrote 2 episodes into {tmp_path / 'out'}\n")
+    assert "exists; name a new directory" in hnet.refuses("data", "export", "lerobot", tmp_path / "store", root)
+    assert "has no meta/info.json" in hnet.refuses("data", "import", "lerobot", tmp_path, tmp_path / "other")
+    assert "unknown camera 'back'" in hnet.refuses(
+        "data", "import", "lerobot", root, tmp_path / "other", "--camera", "back"
+    )

@@ -72,10 +72,11 @@ def clock_video(
         stream: Any = container.add_stream(codec, rate=30)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 12_000)
+        base = Fraction(1, 12_000)  # the container may choose another for the stream once it is opened
+        stream.time_base = stream.codec_context.time_base = base
         for time, seen in zip(times, times if shown is None else shown, strict=True):
             frame = av.VideoFrame.from_ndarray(clock_picture(float(seen)), "rgb24")
-            frame.pts, frame.time_base = round(float(time) * 12_000), stream.time_base
+            frame.pts, frame.time_base = round(float(time) / base), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

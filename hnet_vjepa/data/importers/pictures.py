@@ -43,11 +43,10 @@ class VideoPictures:
 
     path: Path
     times: NDArray[np.float64]
-    tolerance: float | None = None  # seconds; by default the time between two frames
 
     def read(self, rows: Rows, size: Size) -> NDArray[np.uint8]:
         """See Pictures."""
-        return read_at(self.path, self.times[np.asarray(rows)], size, self.tolerance)[0]
+        return read_at(self.path, self.times[np.asarray(rows)], size)[0]
 
     def size(self) -> Size:
         """See Pictures."""

@@ -17,11 +17,13 @@ from hnet_vjepa.data.importers.track_actions import TooShort, action_mode, cut, 
 from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
 from hnet_vjepa.data.importers.usable import usable_tracks
 from hnet_vjepa.data.store import Episode
+from hnet_vjepa.data.summary import evenly_spaced
 from hnet_vjepa.data.video import Size, different_sizes
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import ActionSpec, bounds_of, camera_spec
 from hnet_vjepa.utils.files import content_hash
 
+MOST_SIZES = 256  # recordings whose size is looked at: it takes decoding a picture of each
 MOST_LABELS = 64  # a label for each of thousands of sentences would need more space than the frames
 
 
@@ -73,7 +75,7 @@ class TrackSource:
             labels = _labels(self._tracks, notes)
         size = (options.size[0], options.size[1] * (2 if options.beside else 1))
         sizes: dict[Size, list[str]] = {}
-        for track in self._tracks:
+        for track in [self._tracks[i] for i in evenly_spaced(len(self._tracks), MOST_SIZES)]:
             sizes.setdefault(track.pictures.size(), []).append(track.where)
         if options.beside:
             notes.append(f"'{options.beside}' is stored at the right of '{recordings.camera}': {size[1]} pixels wide")
