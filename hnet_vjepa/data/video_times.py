@@ -36,8 +36,8 @@ def presentation_times(path: Path) -> NDArray[np.float64]:
 def read_at(path: Path, wanted: NDArray[np.float64], size: Size) -> tuple[NDArray[np.uint8], float]:
     """The frames whose presentation times are nearest to ``wanted`` (T rising seconds), and the largest difference.
 
-    Returns T x H x W x 3 of ``size``, and seconds. Raises UserError when one of ``wanted`` lies before the first frame or
-    after the last by more than the median time between two, or when the video can not be decoded up to there.
+    Returns T x H x W x 3 of ``size``, and seconds. Raises UserError when one of ``wanted`` lies before the first frame
+    or after the last by more than the median time between two, or when the video can not be decoded up to there.
     """
     times = presentation_times(path)
     chosen = nearest(times, wanted)
