@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hnet_vjepa.data.importers.rlds import import_rlds
+from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
-from tests.data.recordings import SIDE, clock_picture, clock_time, clock_video, encoded, imported, walk, write_json
+from tests.data.recordings import (
+    SIDE,
+    clock_picture,
+    clock_time,
+    clock_video,
+    encoded,
+    imported,
+    real,
+    walk,
+    write_json,
+)
 from tests.data.test_rlds import write
 
 h5py = pytest.importorskip("h5py")
@@ -156,3 +168,15 @@ def test_rlds_with_named_features(tmp_path: Path) -> None:
         imported("droid-rlds", tmp_path / "in", tmp_path / "other")
     with pytest.raises(UserError, match=r"unknown table of .* 'action_dict/nothing'"):
         imported("droid-rlds", tmp_path / "in", tmp_path / "other", camera=camera, action_key="action_dict/nothing")
+
+
+def test_the_real_bridge_by_its_features(tmp_path: Path) -> None:
+    """The reader of named features and Bridge's own find the same actions and states."""
+    options = {"camera": "image_0", "action_key": "action", "state_key": "observation/state", "rate": 5.0}
+    store, _ = imported("droid-rlds", real("bridge_sample.tfrecord"), tmp_path / "a", **options)
+    other = EpisodeStore(import_rlds(real("bridge_sample.tfrecord"), tmp_path / "b", progress=False))
+    assert len(store.episodes) == len(other.episodes) == 25
+    for a, b in zip(store.episodes, other.episodes, strict=True):
+        np.testing.assert_array_equal(a.actions, b.actions)
+        np.testing.assert_array_equal(a.frames, b.frames)
+        assert a.captions == b.captions

@@ -15,9 +15,8 @@ from hnet_vjepa.data.importers import base
 from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import EpisodeStore, plan_shards
 from hnet_vjepa.errors import UserError
+from tests.data.recordings import real
 from tests.data.test_tfrecord import Value, encode_example, frame_record
-
-BRIDGE = Path(__file__).parents[3] / "shared" / "data" / "bridge_sample.tfrecord"
 
 
 def picture(level: int, size: tuple[int, int] = (16, 12), kind: str = "JPEG") -> bytes:
@@ -114,6 +113,14 @@ def _flat() -> bytes:
     return stream.getvalue()
 
 
+def test_a_copy_of_an_episode_is_left_out_and_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    path = write(tmp_path / "a.tfrecord", [episode(0, 3), episode(1, 3), episode(0, 3)])
+    store = quiet(path, tmp_path / "store", report=notes.append)
+    assert [float(e.states[0, 0]) for e in store.episodes if e.states is not None] == [0.0, 1.0]
+    assert "1 episodes are left out" in notes[0] and "record 2: it is the same as" in notes[0]
+
+
 def test_pictures_of_different_sizes_are_said_or_refused(tmp_path: Path) -> None:
     wide = picture(9, (16, 8))
     other = {**episode(1, 3), "steps/observation/image_0": [wide] * 3}
@@ -129,7 +136,7 @@ def test_pictures_of_different_sizes_are_said_or_refused(tmp_path: Path) -> None
 
 
 def test_labels_are_bounded(tmp_path: Path) -> None:
-    episodes = [episode(n % 10, 2, f"task {n}") for n in range(70)]
+    episodes = [episode(n, 2, f"task {n}") for n in range(70)]
     notes: list[str] = []
     store = quiet(write(tmp_path / "a.tfrecord", episodes), tmp_path / "store", report=notes.append)
     assert len(store.info.labels) == 64
@@ -187,9 +194,8 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.skipif(not BRIDGE.exists(), reason="the sample of BridgeData V2 does not lie beside this checkout")
 def test_real_bridge_episodes(tmp_path: Path) -> None:
-    store = quiet(BRIDGE, tmp_path / "store")
+    store = quiet(real("bridge_sample.tfrecord"), tmp_path / "store")
     store.verify()
     assert [len(e) for e in store.episodes] == [10] * 25
     assert len(store.split("held_out")) == 2

@@ -7,6 +7,7 @@ action has no next frame and is dropped.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -145,6 +146,7 @@ def _scan(files: Sequence[Path], camera: str, progress: bool) -> _Scan:
     skipped: list[Skipped] = []
     instructions: Counter[str] = Counter()
     widths: set[int] = set()
+    seen: dict[bytes, str] = {}
     sizes: dict[Size, list[str]] = {}
     for steps, record in _read_episodes(show_progress(files, "reading", "file", progress), camera):
         if len(steps.pictures) < 2:
@@ -156,6 +158,11 @@ def _scan(files: Sequence[Path], camera: str, progress: bool) -> _Scan:
             continue
         if not (np.isfinite(steps.actions).all() and np.isfinite(steps.states).all()):
             raise UserError(f"{steps.where}: an action or state holds NaN or infinity; every number must be finite")
+        content = hashlib.sha256(b"".join([steps.actions.tobytes(), steps.states.tobytes(), *steps.pictures])).digest()
+        if content in seen:  # might lie on both sides of the split
+            skipped.append(Skipped(steps.where, f"it is the same as {seen[content]}"))
+            continue
+        seen[content] = steps.where
         sizes.setdefault((first.height, first.width), []).append(steps.where)
         widths.add(steps.states.shape[1])
         records.append(record)
