@@ -91,6 +91,9 @@ def _register(kind: Format) -> None:
         outliers: Annotated[
             Literal["refuse", "clip", "keep"], typer.Option(help="What to do with actions far outside the usual.")
         ] = "refuse",
+        robot: Annotated[
+            Path | None, typer.Option(help="A robot.json with names, units and bounds of the actions.")
+        ] = None,
         flip: Annotated[
             Literal["none", "vertical", "turned"],
             typer.Option(help="Put pictures right that lie upside down (vertical) or are turned by 180 degrees."),
@@ -112,6 +115,7 @@ def _register(kind: Format) -> None:
             rate=rate,
             trim_idle=trim_idle,
             outliers=outliers,
+            robot=robot,
             flip=flip,
             bgr=bgr,
         )

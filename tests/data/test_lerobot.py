@@ -184,3 +184,30 @@ def test_the_real_humanoid(tmp_path: Path) -> None:
 def test_the_real_arm_that_never_moves(tmp_path: Path) -> None:
     store, _ = imported("lerobot", real("lerobot_v3_so101"), tmp_path / "store", dt=1.0)
     assert len(store.episodes) == 6 and np.ptp(store.episodes[0].actions, 0).max() == 0
+
+
+def test_a_robot_file_says_names_units_and_bounds(tmp_path: Path) -> None:
+    root = lerobot_v21(tmp_path / "in", {0: STEADY})
+    told = {"names": ["joint 2", "joint 0"], "units": ["rad", "rad"], "low": [-1, -0.01], "high": [1, 0.01]}
+    write_json(tmp_path / "robot.json", {**told, "active": [1], "absolute": [0, 1]})
+    store, notes = imported("lerobot", root, tmp_path / "store", robot=tmp_path / "robot.json")
+    action = store.info.action
+    assert (action.names, action.units, action.absolute) == (("joint 2", "joint 0"), ("rad", "rad"), (0, 1))
+    expected = walk(8, 3, 0)[1:, 0]
+    np.testing.assert_array_equal(store.episodes[0].actions, np.stack([np.zeros(7), expected], 1).astype(np.float32))
+    exceed = int((np.abs(expected) > 0.01).sum())
+    assert any("does not name are ignored: joint 1" in note for note in notes)
+    assert any(f"{exceed} of 7 actions exceed the bounds" in note for note in notes)
+    write_json(tmp_path / "robot.json", {**told, "names": ["joint 2", "elbow"]})
+    with pytest.raises(UserError, match=r"robot\.json names elbow; recorded are joint 0, joint 1, joint 2"):
+        imported("lerobot", root, tmp_path / "other", robot=tmp_path / "robot.json")
+
+
+def test_a_damaged_episode_does_not_decide_what_the_actions_are(tmp_path: Path) -> None:
+    root = lerobot_v21(tmp_path / "in", {0: STEADY, 1: STEADY + 0.5})
+    states = walk(8, 3, 0)
+    states[2, 1] = np.nan
+    write_table(root / "data/chunk-000/episode_000000.parquet", lerobot_table({0: STEADY}, {0: states}))
+    store, notes = imported("lerobot", root, tmp_path / "store")
+    assert store.info.action.absolute == (0, 1, 2) and [e.seed for e in store.episodes] == [1]
+    assert "row 1, action joint 1 is nan" in notes[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hnet_vjepa.data.importers.tables import Table, check_same_columns, read_text, stack_columns
@@ -48,10 +49,32 @@ def _compare_with_robot(spec: ActionSpec, file: Path, tables: Sequence[Table]) -
     for table in tables:
         if missing := [name for name in spec.names if name not in table.names]:
             raise UserError(f"{table.file}: no column {', '.join(missing)}; {file} names {', '.join(spec.names)}")
+    extra = {name for table in tables for name in table.names} - set(spec.names)
+    return _differing(spec, stack_columns(tables, spec.names), extra)
+
+
+def as_robot(
+    file: Path, names: Sequence[str], actions: Sequence[NDArray[np.float32]], notes: list[str]
+) -> tuple[ActionSpec, list[NDArray[np.float32]]]:
+    """The action spec in ``file``, and the episodes' actions (T x D with columns ``names``) as it describes them.
+
+    Raises UserError when it names a column that is not recorded.
+    """
+    spec = _read_robot(file)
+    if missing := [name for name in spec.names if name not in names]:
+        raise UserError(f"{file} names {', '.join(missing)}; recorded are {', '.join(names) or 'no actions'}")
+    chosen = [rows[:, [list(names).index(name) for name in spec.names]].copy() for rows in actions]
+    notes += _differing(spec, np.concatenate(chosen), set(names) - set(spec.names))
+    for rows in chosen:
+        rows[:, [column for column in range(spec.dim) if column not in spec.active]] = 0
+    return spec, chosen
+
+
+def _differing(spec: ActionSpec, actions: NDArray[np.float32], extra: set[str]) -> list[str]:
+    """Notes on recorded actions (N x dim) that differ from the spec, and on ``extra`` columns."""
     notes = []
-    if extra := sorted({name for table in tables for name in table.names} - set(spec.names)):
-        notes.append(f"columns that robot.json does not name are ignored: {', '.join(extra)}")
-    actions = stack_columns(tables, spec.names)
+    if extra:
+        notes.append(f"columns that robot.json does not name are ignored: {', '.join(sorted(extra))}")
     if inactive := [n for i, n in enumerate(spec.names) if i not in spec.active and actions[:, i].any()]:
         notes.append(f"columns that robot.json does not list as active are set to zero: {', '.join(inactive)}")
     outside = (actions < np.array(spec.low, np.float32)) | (actions > np.array(spec.high, np.float32))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
 from hnet_vjepa.data.importers.cleaning import check_outliers, clip_outliers, nearly_constant
 from hnet_vjepa.data.importers.pictures import Corrected
+from hnet_vjepa.data.importers.robot_file import as_robot
 from hnet_vjepa.data.importers.track_actions import TooShort, action_mode, cut, interval
 from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
 from hnet_vjepa.data.importers.usable import usable_tracks
@@ -42,11 +43,11 @@ class TrackSource:
 
     def __init__(self, recordings: Recordings, options: ImportOptions) -> None:
         notes = list(recordings.notes)
-        mode = action_mode(recordings, options, notes)
         tracks, skipped = usable_tracks(recordings)
         if not tracks:
             first = next(iter([*recordings.skipped, *skipped]), "")
             raise UserError(f"{recordings.root}: no usable episode{f'; {first}' if first else ''}")
+        mode = action_mode(recordings.only(tracks), options, notes)
         dt = interval(tracks, options, notes)
         kept: list[tuple[Track, NDArray[np.float32]]] = []
         for track in tracks:
@@ -67,9 +68,11 @@ class TrackSource:
         elif options.outliers == "clip":
             actions = clip_outliers(actions, names, where, notes.append)
         notes += nearly_constant(actions, names, units)
-        self._tracks = [track for track, _ in kept]
-        self._actions, active = actions, _active(actions)
-        low, high = bounds_of(np.concatenate(self._actions)) if names else ((), ())
+        low, high = bounds_of(np.concatenate(actions)) if names else ((), ())
+        spec = ActionSpec(names=names, units=units, low=low, high=high, active=_active(actions), absolute=absolute)
+        if options.robot is not None:
+            spec, actions = as_robot(options.robot, names, actions, notes)
+        self._tracks, self._actions = [track for track, _ in kept], actions
         labels = recordings.labels
         if labels is None:
             labels = _labels(self._tracks, notes)
@@ -84,7 +87,7 @@ class TrackSource:
         self.survey = Survey(
             format=recordings.format,
             camera=camera_spec(size, dt, recordings.camera + (f"+{options.beside}" if options.beside else "")),
-            action=ActionSpec(names=names, units=units, low=low, high=high, active=active, absolute=absolute),
+            action=spec,
             lengths=[len(track) for track in self._tracks],
             fingerprint=content_hash(recordings.files, recordings.root),
             states=states,
