@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hnet_vjepa.checkpoint import Checkpoint
-from hnet_vjepa.config import Config, PlanConfig, parse_config
+from hnet_vjepa.config import Config, PlanConfig, parse_config, parse_yaml
 from hnet_vjepa.config.planning import ENERGY_FIELDS
 from hnet_vjepa.errors import UserError, one_of
 
@@ -44,7 +44,8 @@ def with_plan(checkpoint: Checkpoint, changes: Mapping[str, str]) -> Checkpoint:
         return checkpoint
     before = checkpoint.model.config
     values = before.model_dump(mode="json")
-    config: Config = parse_config({**values, "plan": {**values["plan"], **changes}}, str(checkpoint.path))
+    read = {name: parse_yaml(value, f"--set {SECTION}{name}") for name, value in changes.items()}
+    config: Config = parse_config({**values, "plan": {**values["plan"], **read}}, str(checkpoint.path))
     model = copy.copy(checkpoint.model)
     model.config = config
     manifest = checkpoint.manifest
