@@ -22,6 +22,7 @@ from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track, c
 from hnet_vjepa.data.video_times import nearest, presentation_times
 from hnet_vjepa.errors import UserError
 from hnet_vjepa.specs import CARTESIAN_NAMES, CARTESIAN_UNITS
+from hnet_vjepa.utils.progress import show_progress
 
 RATE = 15.0  # control steps per second (droid-dataset/droid)
 CAMERAS = ("ext1", "ext2", "wrist")
@@ -46,7 +47,7 @@ def read_droid(path: Path, options: ImportOptions) -> Recordings:
     chosen = chosen_cameras(str(path), CAMERAS, options) if options.camera else ["ext1"]
     if options.camera is None and options.beside:
         chosen = chosen_cameras(str(path), CAMERAS, ImportOptions(camera="ext1", beside=options.beside))
-    for number, folder in enumerate(folders):
+    for number, folder in enumerate(show_progress(folders, "reading", "episode")):
         try:
             track, names, used = _track(folder, number, chosen, options, notes)
         except UserError as error:

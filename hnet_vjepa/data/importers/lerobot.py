@@ -59,7 +59,8 @@ def read_lerobot(path: Path, options: ImportOptions) -> Recordings:
     tracks: list[Track] = []
     skipped: list[Skipped] = []
     notes: list[str] = []
-    for episode in _episodes_v3(path, info) if version == "v3.0" else _episodes_v2(path, info):
+    episodes = list(_episodes_v3(path, info) if version == "v3.0" else _episodes_v2(path, info))
+    for episode in show_progress(episodes, "reading", "episode"):
         where = f"{path}: episode {episode.number}"
         try:
             rows = _rows(episode, where)

@@ -17,6 +17,7 @@ from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
 from hnet_vjepa.data.video import VIDEOS
 from hnet_vjepa.data.video_times import presentation_times
 from hnet_vjepa.errors import UserError
+from hnet_vjepa.utils.progress import show_progress
 
 NO_ACTIONS = "no actions are recorded: the data set can train pretrain, language and probe, not action"
 
@@ -63,7 +64,7 @@ def video_tracks(
 ) -> tuple[list[Track], list[Skipped]]:
     """Tracks without actions of (number, file, sentence or "", classes), and files that can not be read."""
     tracks, skipped = [], []
-    for number, file, caption, classes in entries:
+    for number, file, caption, classes in show_progress(list(entries), "reading", "video"):
         try:
             times = presentation_times(file)
         except UserError as error:
