@@ -23,6 +23,7 @@ from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track, c
 from hnet_vjepa.data.store import Captions
 from hnet_vjepa.data.video_times import nearest, presentation_times
 from hnet_vjepa.errors import UserError, one_of
+from hnet_vjepa.utils.progress import show_progress
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 PREFIX = "observation.images."
