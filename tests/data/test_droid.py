@@ -87,7 +87,7 @@ def test_actions_are_differences_by_matrices(tmp_path: Path) -> None:
     """R[t + 1] R[t]^T, by another library; the yaw that passes pi makes no jump."""
     rotation = pytest.importorskip("scipy.spatial.transform").Rotation
     raw(tmp_path / "in")
-    store, _ = imported("droid", tmp_path / "in", tmp_path / "store")
+    store, _ = imported("droid", tmp_path / "in", tmp_path / "store", camera="ext1")
     pose = poses()[1 : T - 1]
     turned = rotation.from_euler("xyz", pose[:, 3:])
     expected = np.concatenate([np.diff(pose[:, :3], axis=0), (turned[1:] * turned[:-1].inv()).as_euler("xyz")], 1)
@@ -110,7 +110,7 @@ def test_other_actions_and_a_second_camera(tmp_path: Path) -> None:
 
 def test_without_timestamps_and_with_a_frame_less(tmp_path: Path) -> None:
     raw(tmp_path / "in", timestamps=False, frames=T - 2)
-    store, notes = imported("droid", tmp_path / "in", tmp_path / "store", size=(SIDE, SIDE))
+    store, notes = imported("droid", tmp_path / "in", tmp_path / "store", camera="ext1", size=(SIDE, SIDE))
     assert len(store.episodes[0]) == T - 3  # rows 1 to T - 3
     captured = np.concatenate([[-0.05], ROWS + LAG])
     shown = np.array([clock_time(np.asarray(frame)) for frame in store.episodes[0].frames]) - 1
@@ -124,9 +124,11 @@ def test_unfinished_episodes_are_named(tmp_path: Path) -> None:
     unfinished = raw(tmp_path / "in", "b")
     next(unfinished.glob("metadata_*.json")).unlink()
     (raw(tmp_path / "in", "c") / "recordings" / "MP4" / f"{SERIAL}.mp4").unlink()
-    store, notes = imported("droid", tmp_path / "in", tmp_path / "store")
+    store, notes = imported("droid", tmp_path / "in", tmp_path / "store", camera="ext1")
     assert len(store.episodes) == 1
     assert "2 episodes are left out" in notes[0] and "b: no metadata_*.json" in notes[0]
+    with pytest.raises(UserError, match=r"several cameras \(ext1, ext2, wrist\); choose one with --camera"):
+        imported("droid", tmp_path / "in", tmp_path / "other")
     with pytest.raises(UserError, match=r"has no trajectory\.h5"):
         imported("droid", tmp_path / "in" / "nothing", tmp_path / "other")
 

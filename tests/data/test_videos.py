@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from hnet_vjepa.checkpoint import load_checkpoint
+from hnet_vjepa.config import PhaseName
 from hnet_vjepa.data.importers.folder import import_folder
 from hnet_vjepa.data.importers.ssv2 import MIRRORED
 from hnet_vjepa.errors import UserError
@@ -103,9 +105,21 @@ def test_recordings_without_actions_pretrain_and_nothing_else(tmp_path: Path) ->
     notes: list[str] = []
     out = import_folder(tmp_path / "in", tmp_path / "store", (toy.HEIGHT, toy.WIDTH), 0.1, report=notes.append)
     assert any("no actions are recorded" in note for note in notes)
-    config = toy.config()
     with pytest.raises(UserError, match=r"can not train 'action' \(it has no actions\); give --phases pretrain"):
-        run_pipeline(config, out, tmp_path / "run", ("pretrain", "action"), progress=False)
-    last = run_pipeline(config, out, tmp_path / "run", ("pretrain",), progress=False)
-    described = json.loads((last / "robot.json").read_text())
-    assert described["action"]["names"] == []
+        run_pipeline(toy.config(), out, tmp_path / "run", ("pretrain", "action"), progress=False)
+
+
+def test_what_was_learnt_from_videos_starts_a_robot(tmp_path: Path, toy_store: Path) -> None:
+    """Pretraining, language and probe on classes alone; then the action phase on a robot's data, encoder frozen."""
+    for number in range(20):
+        name = "turn left" if number % 2 else "turn right"
+        clock_video(tmp_path / "in" / name / f"{number}.mp4", np.arange(8) / 10 + number)
+    store, _ = imported("kinetics", tmp_path / "in", tmp_path / "store", size=(toy.HEIGHT, toy.WIDTH))
+    phases: tuple[PhaseName, ...] = ("pretrain", "language", "probe")
+    videos = run_pipeline(toy.config(), store.path, tmp_path / "videos", phases, progress=False)
+    assert load_checkpoint(videos).model.robot.action.dim == 0
+    config = toy.config(action={"frozen_encoder": True})
+    robot = run_pipeline(config, toy_store, tmp_path / "robot", ("action",), init_from=videos, progress=False)
+    before, after = (load_checkpoint(path).model.backbone.state_dict() for path in (videos, robot))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert load_checkpoint(robot).model.robot.action.dim == 7

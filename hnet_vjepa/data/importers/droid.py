@@ -44,9 +44,7 @@ def read_droid(path: Path, options: ImportOptions) -> Recordings:
     notes: list[str] = []
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     files: list[Path] = []
-    chosen = chosen_cameras(str(path), CAMERAS, options) if options.camera else ["ext1"]
-    if options.camera is None and options.beside:
-        chosen = chosen_cameras(str(path), CAMERAS, ImportOptions(camera="ext1", beside=options.beside))
+    chosen = chosen_cameras(str(path), CAMERAS, options)
     for number, folder in enumerate(show_progress(folders, "reading", "episode")):
         try:
             track, names, used = _track(folder, number, chosen, options, notes)
