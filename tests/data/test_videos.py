@@ -123,3 +123,13 @@ def test_what_was_learnt_from_videos_starts_a_robot(tmp_path: Path, toy_store: P
     before, after = (load_checkpoint(path).model.backbone.state_dict() for path in (videos, robot))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert load_checkpoint(robot).model.robot.action.dim == 7
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
+    clock_video(tmp_path / "in" / "a.mp4", TIMES)
+    with pytest.raises(UserError, match=r"videos recordings hold their own times; --rate does not apply"):
+        imported("videos", tmp_path / "in", tmp_path / "store", rate=5.0)
+    with pytest.raises(UserError, match="videos recordings hold videos alone; --action-key"):
+        imported("videos", tmp_path / "in", tmp_path / "store", action_key="x")
+    with pytest.raises(UserError, match="records no states, so actions can not be their differences"):
+        imported("videos", tmp_path / "in", tmp_path / "store", actions="differences")
