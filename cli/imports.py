@@ -91,6 +91,9 @@ def _register(kind: Format) -> None:
         outliers: Annotated[
             Literal["refuse", "clip", "keep"], typer.Option(help="What to do with actions far outside the usual.")
         ] = "refuse",
+        damaged: Annotated[
+            Literal["refuse", "skip"], typer.Option(help="When a video or picture is damaged: stop, or leave it out.")
+        ] = "refuse",
         robot: Annotated[
             Path | None, typer.Option(help="A robot.json with names, units and bounds of the actions.")
         ] = None,
@@ -115,6 +118,7 @@ def _register(kind: Format) -> None:
             rate=rate,
             trim_idle=trim_idle,
             outliers=outliers,
+            damaged=damaged,
             robot=robot,
             flip=flip,
             bgr=bgr,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hnet_vjepa.data.importers import base
-from hnet_vjepa.data.importers.base import EpisodeSource, Skipped, Survey, write_store
+from hnet_vjepa.data.importers.base import Damaged, EpisodeSource, Skipped, Survey, write_store
 from hnet_vjepa.data.importers.folder import import_folder
 from hnet_vjepa.data.importers.rlds import import_rlds
 from hnet_vjepa.data.store import Episode, EpisodeStore, plan_shards
@@ -167,3 +167,17 @@ def test_stores_hold_frames_that_are_not_square(tmp_path: Path) -> None:
     store = EpisodeStore(import_folder(tmp_path / "in", tmp_path / "store", (24, 36), 0.2, progress=False))
     assert store.episodes[0].frames.shape == (T, 24, 36, 3)
     assert np.asarray(store.episodes[0].frames)[0, 4, 4].tolist() != store.episodes[0].frames[0, 20, 30].tolist()
+
+
+def test_damaged_episodes_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "plan_shards", plan_shards)  # all in one shard
+    source = MadeSource()
+    bad = Damaged(3, Skipped("file 3", "it stops"))
+    source.decode = lambda indices: iter([*source.made[:3], bad, source.made[4]])  # type: ignore[method-assign]
+    notes: list[str] = []
+    store = EpisodeStore(write_store(source, tmp_path / "store", notes.append, progress=False))
+    assert [e.index for e in store.episodes] == [0, 1, 2, 4]
+    assert notes[-1] == "1 damaged episodes are left out; the first is file 3: it stops"
+    monkeypatch.setattr(base, "plan_shards", partial(plan_shards, target=1))
+    with pytest.raises(UserError, match="1 episodes in a row are damaged, too many to go on; file 3: it stops"):
+        write_store(source, tmp_path / "one by one", progress=False)

@@ -125,6 +125,9 @@ def test_a_video_that_stops_early_is_named(tmp_path: Path) -> None:
     clock_video(file, STEADY[:4])
     with pytest.raises(UserError, match=r"episode_000001\.mp4: no frame near 0\.700 s; the nearest is at 0\.300 s"):
         imported("lerobot", root, tmp_path / "store")
+    store, notes = imported("lerobot", root, tmp_path / "store", damaged="skip")  # goes on with what was there
+    assert [e.seed for e in store.episodes] == [0]
+    assert "1 damaged episodes are left out; the first is" in notes[-1] and "episode 1: " in notes[-1]
     file.write_bytes(file.read_bytes()[:300])
     store, notes = imported("lerobot", root, tmp_path / "without")
     assert [e.seed for e in store.episodes] == [0] and "episode_000001.mp4 is not a readable video" in notes[0]

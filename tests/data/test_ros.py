@@ -109,6 +109,14 @@ def test_a_bag_whose_files_are_gone(tmp_path: Path) -> None:
     assert any("1 of 2 files that metadata.yaml names are gone, the first is gone.mcap" in note for note in notes)
 
 
+def test_a_bag_that_lost_everything_beside_a_whole_one(tmp_path: Path) -> None:
+    bag(tmp_path / "in" / "a")
+    next(bag(tmp_path / "in" / "b").glob("*.mcap")).unlink()
+    store, notes = imported("ros", tmp_path / "in", tmp_path / "store")
+    assert len(store.episodes) == 1
+    assert "1 episodes are left out" in notes[0] and "none of the files that metadata.yaml names is there" in notes[0]
+
+
 def test_the_real_bag_that_lost_its_files(tmp_path: Path) -> None:
     store, notes = imported("ros", real("mcap"), tmp_path / "store")
     assert any("12 of 13 files that metadata.yaml names are gone" in note for note in notes)

@@ -32,6 +32,14 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """In place of an episode whose damage shows only when it is decoded, from a source that leaves such out."""
+
+    index: int
+    skipped: Skipped
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is known about a source's episodes before they are decoded."""
 
@@ -59,10 +67,10 @@ class EpisodeSource(Protocol):
     def survey(self) -> Survey:
         """The description of all usable episodes."""
 
-    def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
+    def decode(self, indices: Sequence[int]) -> Iterator[Episode | Damaged]:
         """Yield the episodes with these indices (ascending, each below ``len(survey.lengths)``), in this order.
 
-        Called once per import. Raises UserError naming the input that is damaged.
+        Called once per import. Raises UserError naming the input that is damaged, or yields a Damaged for it.
         """
 
 
@@ -93,6 +101,7 @@ def write_store(source: EpisodeSource, out: Path, report: Report | None = None, 
     partial = PartialShard(out)
     kept = partial.indices()
     left = sum(len(shards[number]) for number in missing)
+    damaged: list[Skipped] = []
     episodes = source.decode([index for number in missing for index in shards[number] if index not in kept])
     with progress_counter("importing", total, "episode", progress, first=total - left) as count:
         for number in missing:
@@ -101,12 +110,19 @@ def write_store(source: EpisodeSource, out: Path, report: Report | None = None, 
                 episode = partial.load(index) if index in kept else next(episodes, None)
                 if episode is None or episode.index != index:
                     raise UserError(f"the recordings changed while {out} was written; import them again")
+                count(1)
+                if isinstance(episode, Damaged):
+                    damaged.append(episode.skipped)
+                    continue
                 shard.append(episode)
                 if index not in kept:
                     partial.add(episode)
-                count(1)
+            if not shard:
+                raise UserError(f"{len(damaged)} episodes in a row are damaged, too many to go on; {damaged[-1]}")
             write_shard(out, number, info, shard)
             partial.clear(shards[number])
+    if damaged and report:
+        report(f"{len(damaged)} damaged episodes are left out; the first is {damaged[0]}")
     return out
 
 

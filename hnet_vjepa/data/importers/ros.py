@@ -103,7 +103,7 @@ def _folder(folder: Path, notes: list[str]) -> list[_Bag]:
     gone = next(name for name in named if not (folder / name).is_file())
     missing = f"{len(named) - len(there)} of {len(named)} files"
     notes.append(f"{folder}: {missing} that metadata.yaml names are gone, the first is {gone}")
-    return [_Bag(file, (file,)) for file in there]
+    return [_Bag(file, (file,)) for file in there] or [_Bag(folder, ())]
 
 
 @contextlib.contextmanager
@@ -143,6 +143,8 @@ def _track(
     bag: _Bag, number: int, options: ImportOptions
 ) -> tuple[Track, tuple[tuple[str, ...], tuple[str, ...]], str]:
     where = str(bag.path)
+    if not bag.files:
+        raise UserError(f"{where}: none of the files that metadata.yaml names is there")
     with _opened(bag) as reader:
         topics = sorted({connection.topic for connection in reader.connections})
         kinds = {topic: _kind(reader, topic) for topic in topics}

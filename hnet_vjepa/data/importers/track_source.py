@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hnet_vjepa.data.importers.base import Report, Skipped, Survey, write_store
+from hnet_vjepa.data.importers.base import Damaged, Report, Skipped, Survey, write_store
 from hnet_vjepa.data.importers.cleaning import check_outliers, clip_outliers, nearly_constant
 from hnet_vjepa.data.importers.pictures import Corrected
 from hnet_vjepa.data.importers.robot_file import as_robot
@@ -82,7 +82,7 @@ class TrackSource:
             sizes.setdefault(track.pictures.size(), []).append(track.where)
         if options.beside:
             notes.append(f"'{options.beside}' is stored at the right of '{recordings.camera}': {size[1]} pixels wide")
-        self._correct = options.flip, options.bgr
+        self._correct, self._damaged = (options.flip, options.bgr), options.damaged
         states = recordings.state_names
         self.survey = Survey(
             format=recordings.format,
@@ -97,22 +97,32 @@ class TrackSource:
             notes=[*notes, *different_sizes(sizes, size)],
         )
 
-    def decode(self, indices: Sequence[int]) -> Iterator[Episode]:
-        """Yield the episodes with these indices. Raises UserError naming a picture or video that is damaged."""
-        size = (self.survey.camera.height, self.survey.camera.width)
+    def decode(self, indices: Sequence[int]) -> Iterator[Episode | Damaged]:
+        """Yield the episodes with these indices. Raises UserError naming a picture or video that is damaged, or yields
+        a Damaged for it if the options say so.
+        """
         for index in indices:
-            track = self._tracks[index]
-            true = [set(track.classes or map(label_of, captions)) for captions in track.captions]
-            labels = [[name in names for name in self.survey.labels] for names in true]
-            yield Episode(
-                index=index,
-                seed=track.number,
-                frames=Corrected(track.pictures, *self._correct).read(range(len(track)), size),
-                actions=self._actions[index],
-                captions=track.captions,
-                states=track.states if self.survey.states else None,
-                labels=np.array(labels, np.uint8) if self.survey.labels else None,
-            )
+            try:
+                yield self._episode(index)
+            except UserError as error:
+                if self._damaged == "refuse":
+                    raise
+                yield Damaged(index, Skipped(self._tracks[index].where, str(error)))
+
+    def _episode(self, index: int) -> Episode:
+        size = (self.survey.camera.height, self.survey.camera.width)
+        track = self._tracks[index]
+        true = [set(track.classes or map(label_of, captions)) for captions in track.captions]
+        labels = [[name in names for name in self.survey.labels] for names in true]
+        return Episode(
+            index=index,
+            seed=track.number,
+            frames=Corrected(track.pictures, *self._correct).read(range(len(track)), size),
+            actions=self._actions[index],
+            captions=track.captions,
+            states=track.states if self.survey.states else None,
+            labels=np.array(labels, np.uint8) if self.survey.labels else None,
+        )
 
 
 def _active(actions: Sequence[NDArray[np.float32]]) -> tuple[int, ...]:

@@ -31,7 +31,8 @@ class ImportOptions:
     ``size`` is that of one camera (height, width). ``dt``: seconds between two stored frames, by default as recorded.
     ``camera``, ``beside``: names of a camera and of a second one, stored at its right. ``action_key``, ``state_key``:
     names of tables, joined by commas, where a format has several. ``rate``: recorded rows per second, where a format
-    does not say them. ``robot``: a robot.json with names, units and bounds of the actions, instead of estimated ones.
+    does not say them. ``damaged``: what to do when a video or picture turns out to be damaged while it is decoded.
+    ``robot``: a robot.json with names, units and bounds of the actions, instead of estimated ones.
     """
 
     size: Size = (64, 64)
@@ -44,6 +45,7 @@ class ImportOptions:
     rate: float | None = None
     trim_idle: bool = False
     outliers: Outliers = "refuse"
+    damaged: Literal["refuse", "skip"] = "refuse"
     robot: Path | None = None
     flip: Flip = "none"
     bgr: bool = False
