@@ -130,7 +130,8 @@ def _register(kind: Format) -> None:
 
 
 for _format in FORMATS:
-    _register(_format)
+    if not _format.own_command:
+        _register(_format)
 
 
 def note(sentence: str) -> None:

@@ -19,7 +19,8 @@ from hnet_vjepa.data.checks.finding import Finding, longest_run, store_recording
 from hnet_vjepa.data.checks.run import check
 from hnet_vjepa.data.importers.base import Skipped
 from hnet_vjepa.data.importers.pictures import ArrayPictures, VideoPictures
-from hnet_vjepa.data.importers.tracks import Recordings, Track
+from hnet_vjepa.data.importers.registry import format_named
+from hnet_vjepa.data.importers.tracks import ImportOptions, Recordings, Track
 from hnet_vjepa.data.store import EpisodeStore
 from hnet_vjepa.errors import UserError
 from tests.data.recordings import clock_video, lerobot_v21, real
@@ -226,7 +227,7 @@ def test_the_command(tmp_path: Path, toy_store: Path) -> None:
 def test_wrong_words_on_the_command_line(tmp_path: Path, toy_store: Path) -> None:
     for words, says in (
         (["preview", toy_store, tmp_path / "a.gif"], "the name must end in .png"),
-        (["check", toy_store, "--format", "nothing"], "unknown format 'nothing'; choose one of: lerobot"),
+        (["check", toy_store, "--format", "nothing"], "unknown format 'nothing'; choose one of: folder, lerobot"),
     ):
         done = CliRunner().invoke(app, ["data", *map(str, words)])
         assert isinstance(done.exception, UserError) and says in str(done.exception)
@@ -247,10 +248,27 @@ def test_longest_run() -> None:
 
 
 def test_the_real_statistics_that_contradict_themselves() -> None:
-    from hnet_vjepa.data.importers.registry import format_named
-    from hnet_vjepa.data.importers.tracks import ImportOptions
-
     made = format_named("lerobot").read(real("lerobot_v3_so101"), ImportOptions())
     says = [str(f) for f in check(made, decode=False, progress=False)]
     assert "error: constant: no action ever changes: the robot stands still in all episodes" in says
     assert any("stated action j1: deviation 0.000647, but all values within -1.77065 to -1.77065" in s for s in says)
+
+
+def test_folders_of_our_own_are_checked_before_they_are_imported(tmp_path: Path) -> None:
+    """One column is a table short, one speaks of metres in thousands; the pictures move two rows late."""
+    for number in range(EPISODES):
+        actions, states = motion(number)
+        folder = tmp_path / "in" / f"e{number}"
+        folder.mkdir(parents=True)
+        for t, frame in enumerate(shown(states)[np.clip(np.arange(T) - 2, 0, T - 1)]):
+            Image.fromarray(frame).save(folder / f"{t:03d}.png")
+        rows = actions[: -1 if number != 3 else -4].tolist()
+        (folder / "actions.csv").write_text("x,y,grip\n" + "\n".join(",".join(map(str, row)) for row in rows))
+        table = "\n".join(",".join(map(str, row)) for row in (states * [1000, 1000, 1]).tolist())
+        (folder / "states.csv").write_text("x [m],y [m],opening\n" + table)
+    made = format_named("folder").read(tmp_path / "in", ImportOptions())
+    says = [str(f) for f in found(made)]
+    assert len(made.tracks) == EPISODES - 1
+    assert any("unreadable" in s and "e3: 60 pictures, actions.csv with 56 rows" in s for s in says)
+    assert any("state x [m] reaches" in s for s in says)
+    assert any("motion in the pictures fits the robot's best 2 rows later" in s for s in says)

@@ -18,6 +18,7 @@ MOST_LAG = 5  # rows that actions may be off by
 CLEAR = 0.05  # by how much a correlation must be better to count
 ENOUGH = 0.3  # a correlation below says nothing
 THUMB = (32, 32)  # pictures are compared this small
+PART = 4096  # pictures decoded in one go, which bounds the memory that raw arrays take
 FROZEN = 10  # equal pictures in a row while the robot moves
 
 
@@ -156,7 +157,7 @@ def pictures(found: Recordings, done: Callable[[int], None] = lambda count: None
 
 def _thumbnails(source: Pictures, count: int) -> NDArray[np.float32]:
     """All pictures, small: T x 32 x 32 x 3."""
-    parts = [source.read(range(start, min(start + 256, count)), THUMB) for start in range(0, count, 256)]
+    parts = [source.read(range(start, min(start + PART, count)), THUMB) for start in range(0, count, PART)]
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -79,8 +79,8 @@ class FolderSource:
     def __init__(
         self, path: Path, size: Size, dt: float, camera: str | None = None, outliers: Outliers = "refuse"
     ) -> None:
-        folders = _episode_folders(path)
-        episodes = [_read_folder(folder, camera) for folder in folders]
+        folders = episode_folders(path)
+        episodes = [read_episode(folder, camera) for folder in folders]
         check_same_columns([(e.folder, e.states) for e in episodes], "states")
         check_same_columns([(e.folder, e.labels) for e in episodes], "labels")
         check_same_columns([(e.folder, e.actions) for e in episodes], "actions", same=False)
@@ -120,7 +120,7 @@ class FolderSource:
 
 
 @dataclass(frozen=True)
-class _EpisodeFolder:
+class EpisodeFolder:
     """An episode folder: its tables, and where its recording is (not decoded)."""
 
     folder: Path
@@ -135,7 +135,7 @@ class _EpisodeFolder:
         return len(self.actions.rows) + 1 if self.actions else self.recording.count()
 
 
-def _episode_folders(path: Path) -> list[Path]:
+def episode_folders(path: Path) -> list[Path]:
     """The episode folders in natural order (2 before 10). Raises UserError when there are none."""
     if not path.is_dir():
         raise UserError(f"{path} is not a directory; give the folder that holds one folder per episode")
@@ -151,7 +151,9 @@ def _episode_folders(path: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (natural(folder), folder.name))
 
 
-def _read_folder(folder: Path, camera: str | None) -> _EpisodeFolder:
+def read_episode(folder: Path, camera: str | None) -> EpisodeFolder:
+    """Read an episode's tables and find its recording. Raises UserError when one is missing or malformed."""
+
     def optional(name: str) -> Table | None:
         return read_table(folder / name) if (folder / name).exists() else None
 
@@ -164,10 +166,10 @@ def _read_folder(folder: Path, camera: str | None) -> _EpisodeFolder:
         row, column = np.argwhere(~allowed)[0]
         where = f"{labels.file}: line {labels.lines[row]}, column {labels.names[column]}"
         raise UserError(f"{where}: {labels.rows[row, column]:g} is neither 0 nor 1")
-    return _EpisodeFolder(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
+    return EpisodeFolder(folder, find_recording(folder, camera), actions, captions, optional("states.csv"), labels)
 
 
-def _decode(episode: _EpisodeFolder, index: int, recorded: NDArray[np.float32] | None, survey: Survey) -> Episode:
+def _decode(episode: EpisodeFolder, index: int, recorded: NDArray[np.float32] | None, survey: Survey) -> Episode:
     """Decode the recording and check the tables against its length. Raises UserError when one does not fit."""
     frames = episode.recording.read((survey.camera.height, survey.camera.width))
     length = len(frames)
@@ -210,7 +212,7 @@ def _repeated(folders: Sequence[Path]) -> list[Skipped]:
     return skipped
 
 
-def _one_row_per_frame(episodes: Sequence[_EpisodeFolder]) -> list[str]:
+def _one_row_per_frame(episodes: Sequence[EpisodeFolder]) -> list[str]:
     """Say where as many rows as frames are taken to be one row too many at the end.
 
     Raises UserError where the numbers of the pictures, or a video that hides its first frames, say that frames are
@@ -231,7 +233,7 @@ def _one_row_per_frame(episodes: Sequence[_EpisodeFolder]) -> list[str]:
     ]
 
 
-def _captions(episode: _EpisodeFolder, length: int) -> tuple[Captions, ...]:
+def _captions(episode: EpisodeFolder, length: int) -> tuple[Captions, ...]:
     """The captions of each frame: T tuples of at most one sentence."""
     lines = [line.strip() for line in episode.captions]
     sentences = [line for line in lines if line]

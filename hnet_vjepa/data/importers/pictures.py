@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hnet_vjepa.data.video import Size, decode_picture, fit, same_size
+from hnet_vjepa.data.video import Recording, Size, decode_picture, fit, pictures_in, same_size
 from hnet_vjepa.data.video_times import first_size, read_at
+from hnet_vjepa.errors import UserError
 from hnet_vjepa.utils.files import sha256
 
 Flip = Literal["none", "vertical", "turned"]
@@ -103,6 +104,31 @@ class ArrayPictures:
     def identity(self) -> str:
         """See Pictures."""
         return _digest([np.ascontiguousarray(self.load([row])).tobytes() for row in range(self.count)])
+
+
+@dataclass(frozen=True)
+class RecordingPictures:
+    """A video or a folder of numbered pictures, one for each row."""
+
+    recording: Recording
+
+    def read(self, rows: Rows, size: Size) -> NDArray[np.uint8]:
+        """See Pictures."""
+        frames = self.recording.read(size)
+        if max(rows) >= len(frames):
+            raise UserError(
+                f"{self.recording.path} has {len(frames)} pictures that can be decoded; needs {max(rows) + 1}"
+            )
+        return frames[np.asarray(rows)]
+
+    def size(self) -> Size:
+        """See Pictures."""
+        return self.recording.size()
+
+    def identity(self) -> str:
+        """See Pictures."""
+        path = self.recording.path
+        return _digest([_file_hash(str(file)).encode() for file in (pictures_in(path) if path.is_dir() else [path])])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Format:
     about: str
     example: str
     timed: bool = True  # the files hold times, so a rate is not asked for
+    own_command: bool = False  # "import" has a command with other options for it
     tables: bool = True  # there are actions or states, and cameras to choose from
 
     def read(self, path: Path, options: ImportOptions) -> Recordings:
@@ -43,6 +44,14 @@ class Format:
 
 
 FORMATS = (
+    Format(
+        "folder",
+        "folder_tracks:read_folder",
+        "Your own recordings: a folder for each episode.",
+        "hnet data import folder recordings data/mine --size 64 --dt 0.2",
+        timed=False,
+        own_command=True,
+    ),
     Format(
         "lerobot",
         "lerobot:read_lerobot",
