@@ -177,6 +177,7 @@ def test_what_is_not_such_a_data_set(tmp_path: Path) -> None:
         imported("lerobot", root, tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_the_real_humanoid(tmp_path: Path) -> None:
     store, notes = imported("lerobot", real("lerobot_v21_g1"), tmp_path / "store", dt=1.0, size=(48, 64))
     assert [e.seed for e in store.episodes] == [1, 2, *range(10, 26)]

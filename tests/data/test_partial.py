@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hnet_vjepa.data.importers.partial import PartialShard
 from tests.data.test_importers import MadeSource, directory_hash, quiet
@@ -36,6 +37,7 @@ write_store(Slow(60), Path(sys.argv[1]), progress=False)
 """
 
 
+@pytest.mark.slow
 def test_killed_three_times(tmp_path: Path) -> None:
     """One shard holds all 60 episodes, so without what is kept every start would begin at the first."""
     out, log = tmp_path / "store", tmp_path / "log"

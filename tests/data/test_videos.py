@@ -109,6 +109,7 @@ def test_recordings_without_actions_pretrain_and_nothing_else(tmp_path: Path) ->
         run_pipeline(toy.config(), out, tmp_path / "run", ("pretrain", "action"), progress=False)
 
 
+@pytest.mark.slow
 def test_what_was_learnt_from_videos_starts_a_robot(tmp_path: Path, toy_store: Path) -> None:
     """Pretraining, language and probe on classes alone; then the action phase on a robot's data, encoder frozen."""
     for number in range(20):

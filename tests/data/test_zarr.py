@@ -87,6 +87,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         imported("zarr", tmp_path / "nothing", tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_the_real_demonstrations() -> None:
     from hnet_vjepa.data.importers.registry import format_named
     from hnet_vjepa.data.importers.track_source import TrackSource
